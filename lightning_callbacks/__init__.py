@@ -1,0 +1,1 @@
+"""Lightning callbacks that show the curvature of a loss while any optimizer trains."""

@@ -1,0 +1,237 @@
+"""Rules for the damping lambda of (H + lambda I) d = -g.
+
+A rule is any callable ``rule(last, scale) -> lambda`` of the last `Step` that solved a system,
+None at first, and of the `Scale` that lambda is measured against. Rules hold no state: the last
+step is their memory. A rule that also has the methods of `RetryingRule` puts each step to a
+ratio test, and is asked again where a step fails it. To add a rule, write it here or anywhere
+else, and give it a name in `RULES` if it shall have one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from .step import Step
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a damping is measured against.
+
+    Attributes:
+        curvature: s = |H g| / |g| at the first gradient that is not zero; 1 until there is one.
+            It grows with the loss as the Hessian does, is positive, and costs one product.
+        width: n, the network's width.
+        epsilon: the distance from 1 to the next number in the parameters' dtype.
+    """
+
+    curvature: float
+    width: int
+    epsilon: float
+
+    def width_to(self, exponent: float) -> float:
+        """n ** exponent."""
+        return math.pow(self.width, exponent)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one value of lambda within a step.
+
+    Attributes:
+        number: 1 for the first attempt of the step.
+        solved: whether a direction came out; if not, the first direction of all had no
+            positive curvature, and `curvature` is what it had.
+        curvature: smallest p^T H p / p^T p met, without lambda; NaN where not finite.
+        predicted: reduction of the quadratic model along the step.
+        ratio: actual over predicted reduction; NaN where nothing was evaluated.
+        negative_curvature: whether the solver saw that H + lambda I is not definite.
+    """
+
+    number: int
+    solved: bool
+    curvature: float
+    predicted: float
+    ratio: float
+    negative_curvature: bool
+
+
+class DampingRule(Protocol):
+    """A callable that gives the lambda with which to open the next step."""
+
+    def __call__(self, last: Step | None, scale: Scale) -> float: ...
+
+
+@runtime_checkable
+class RetryingRule(Protocol):
+    """A rule whose steps are put to a ratio test."""
+
+    attempts: int
+
+    def __call__(self, last: Step | None, scale: Scale) -> float: ...
+
+    def retry(self, damping: float, attempt: Attempt, scale: Scale) -> float: ...
+
+    def accepts(self, attempt: Attempt) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same lambda at every step, absolute: (H + lambda I) d = -g is solved and taken."""
+
+    value: float
+
+    def __call__(self, last: Step | None, scale: Scale) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class WidthScaled:
+    r"""The paper's fixed damping, :math:`\gamma_N = q\,\gamma\,N^{1-2\beta}`.
+
+    Riedl, Spiliopoulos and Sirignano (2026): with outputs scaled by :math:`N^{-\beta}` and this
+    damping, the regularized Hessian of a wide enough one-hidden-layer network stays positive
+    definite while it trains, and the Newton neural tangent kernel has a limit.
+
+    Args:
+        gamma: the constant in front.
+        beta: exponent of the output scaling, in [1/2, 1).
+        loss_factor: q, the loss over :math:`\sum_m (f(x_m) - y_m)^2 / (2M)`, with K outputs:
+            1 for that loss itself, 2/K for ``MSELoss()``, 2M for a sum of squares.
+
+    Raises:
+        ValueError: a constant is out of its range.
+    """
+
+    gamma: float = 0.1
+    beta: float = 0.52
+    loss_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.gamma > 0 and self.loss_factor > 0):
+            raise ValueError("WidthScaled needs gamma > 0 and loss_factor > 0")
+        if not 0.5 <= self.beta < 1:
+            raise ValueError(f"WidthScaled needs 1/2 <= beta < 1, not beta = {self.beta}")
+
+    def __call__(self, last: Step | None, scale: Scale) -> float:
+        return self.loss_factor * self.gamma * scale.width_to(1 - 2 * self.beta)
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    r"""Start from :math:`\lambda_0\,s\,n^{-\delta}`, then follow the ratio test.
+
+    s is the curvature scale and n the width, so that the start has the paper's dependence on
+    width in the paper's setting and does not depend on how the loss is scaled or reduced. After
+    a step with ratio :math:`\rho` of actual to predicted reduction, lambda is multiplied by
+    :math:`\max(1/3,\,1-(2\min(\rho, 3/2)-1)^3)` (Nielsen 1999, *Damping parameter in Marquardt's
+    method*), by 2 where the solver met negative curvature, and kept within
+    [:math:`10\varepsilon s`, :math:`10^6 s`].
+
+    Args:
+        start: lambda_0.
+        exponent: delta.
+        stochastic: whether each step sees another batch; lambda then stays above 1 % of its
+            start, because a smaller one fits the batch and not the data.
+        attempts: how many values of lambda a step may try.
+
+    Raises:
+        ValueError: `start` is not positive, or `attempts` is not.
+    """
+
+    start: float = 1.0
+    exponent: float = 0.25
+    stochastic: bool = False
+    attempts: int = 8
+
+    def __post_init__(self) -> None:
+        if not (self.start > 0 and math.isfinite(self.start)):
+            raise ValueError(f"Adaptive needs a positive finite start, not {self.start}")
+        if self.attempts < 1:
+            raise ValueError(f"Adaptive needs at least one attempt, not {self.attempts}")
+
+    def __call__(self, last: Step | None, scale: Scale) -> float:
+        if last is None:
+            return self._clip(self._initial(scale), scale)
+        if not last.accepted:
+            return self._clip(last.damping, scale)
+        if last.negative_curvature:
+            return self._clip(2 * last.damping, scale)
+        factor = max(1 / 3, 1 - (2 * min(last.ratio, 1.5) - 1) ** 3)
+        return self._clip(factor * last.damping, scale)
+
+    def accepts(self, attempt: Attempt) -> bool:
+        """Whether the loss fell by enough of what was predicted."""
+        return attempt.ratio >= 1e-4
+
+    def retry(self, damping: float, attempt: Attempt, scale: Scale) -> float:
+        """A larger lambda after a failed attempt."""
+        if not attempt.solved:
+            if not math.isfinite(attempt.curvature):
+                return self._clip(10 * damping, scale)
+            return self._clip(max(4 * damping, 2 * abs(attempt.curvature)), scale)
+        if not attempt.predicted > 0:
+            return self._clip(4 * damping, scale)
+        return self._clip(damping * min(2**attempt.number, 16), scale)
+
+    def _initial(self, scale: Scale) -> float:
+        return self.start * scale.curvature * scale.width_to(-self.exponent)
+
+    def _clip(self, damping: float, scale: Scale) -> float:
+        floor = max(10 * scale.epsilon, 1e-12) * scale.curvature
+        if self.stochastic:
+            floor = 1e-2 * self._initial(scale)
+        return min(max(damping, floor), 1e6 * scale.curvature)
+
+
+RULES: dict[str, Callable[[], DampingRule]] = {
+    "auto": Adaptive,
+    "width": WidthScaled,
+}
+
+
+def damping_rule(damping: str | float | DampingRule) -> DampingRule:
+    """The rule that `damping` stands for: a name in `RULES`, a number, or a rule itself.
+
+    Raises:
+        ValueError: an unknown name, or a number that is negative or not finite.
+        TypeError: none of these.
+    """
+    if isinstance(damping, str):
+        if damping not in RULES:
+            names = ", ".join(repr(name) for name in RULES)
+            raise ValueError(f"unknown damping {damping!r}: use {names}, a number or a callable")
+        return RULES[damping]()
+    if isinstance(damping, (int, float)) and not isinstance(damping, bool):
+        if not (damping >= 0 and math.isfinite(damping)):
+            raise ValueError(f"damping must be a finite number >= 0, not {damping}")
+        return Fixed(float(damping))
+    if callable(damping):
+        return damping
+    raise TypeError(f"damping must be a name, a number or a callable, not {type(damping).__name__}")
+
+
+def width(params: Sequence[Tensor]) -> int:
+    """The width n of a network, from the shapes of its parameters.
+
+    The largest fan-in, numel / shape[0], over the parameters of two or more dimensions. A network
+    written with bare tensors has its output weights as a vector: where there is one matrix alone
+    and a vector as long as the matrix has rows, that length counts too.
+
+    >>> import torch
+    >>> width(list(torch.nn.Linear(1, 1000).parameters()))
+    1000
+    >>> width(list(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3)).parameters()))
+    72
+    """
+    shapes = [tuple(param.shape) for param in params]
+    matrices = [shape for shape in shapes if len(shape) >= 2 and shape[0] > 0]
+    n = max([1, *(math.prod(shape[1:]) for shape in matrices)])
+    if len(matrices) == 1 and (matrices[0][0],) in shapes:
+        n = max(n, matrices[0][0])
+    return n

@@ -1,0 +1,28 @@
+"""A list of tensors as one vector, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """Concatenate tensors of any shapes into one vector, in the order given.
+
+    >>> flatten([torch.eye(2), torch.tensor(5.0)])
+    tensor([1., 0., 0., 1., 5.])
+    """
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Cut `vector` into tensors shaped as those in `like`: the inverse of `flatten`.
+
+    >>> unflatten(torch.arange(5.0), [torch.eye(2), torch.tensor(0.0)])
+    [tensor([[0., 1.],
+            [2., 3.]]), tensor(4.)]
+    """
+    pieces = torch.split(vector, [tensor.numel() for tensor in like])
+    return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]

@@ -1,0 +1,150 @@
+"""Matrices that are known by what they do to a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LinearOperator:
+    """A real m x n matrix A, given by v -> A v and u -> A^T u; closed under ``+ - * @ .T``.
+
+    Curvature matrices of networks have too many entries to be formed, and a product with one
+    costs about as much as two gradients. An expression of operators is evaluated only when it
+    meets a vector:
+
+    >>> A = from_dense(torch.tensor([[2.0, 1.0], [0.0, 3.0]]))
+    >>> (A.T @ A + 0.5 * identity(2)) @ torch.tensor([1.0, 0.0])
+    tensor([4.5000, 2.0000])
+
+    Args:
+        shape: (m, n).
+        matvec: maps a vector of n entries to one of m.
+        rmatvec: maps a vector of m entries to one of n.
+        dtype: of the vectors it takes and returns.
+        device: where they live.
+    """
+
+    shape: tuple[int, int]
+    matvec: Product
+    rmatvec: Product
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def T(self) -> LinearOperator:  # noqa: N802 - the name that NumPy and PyTorch use
+        """The transpose."""
+        rows, columns = self.shape
+        return LinearOperator((columns, rows), self.rmatvec, self.matvec, self.dtype, self.device)
+
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __matmul__(self, other: LinearOperator) -> LinearOperator: ...
+    def __matmul__(self, other: Tensor | LinearOperator) -> Tensor | LinearOperator:
+        """A @ v for a vector, A @ V column by column for a matrix, A @ B for an operator.
+
+        Raises:
+            ValueError: the inner dimensions differ.
+        """
+        if self.shape[1] != other.shape[0]:
+            raise ValueError(
+                f"cannot multiply an operator of shape {self.shape} with an operand of shape "
+                f"{tuple(other.shape)}: {self.shape[1]} columns meet {other.shape[0]} rows"
+            )
+        if isinstance(other, Tensor):
+            if other.ndim == 1:
+                return self.matvec(other)
+            return torch.stack([self.matvec(column) for column in other.unbind(1)], dim=1)
+        return LinearOperator(
+            (self.shape[0], other.shape[1]),
+            lambda v: self.matvec(other.matvec(v)),
+            lambda u: other.rmatvec(self.rmatvec(u)),
+            self.dtype,
+            self.device,
+        )
+
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        """A + B.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if self.shape != other.shape:
+            raise ValueError(
+                f"cannot add operators of shapes {self.shape} and {other.shape}; to add a "
+                f"multiple of the identity write A + c * identity({self.shape[0]})"
+            )
+        return LinearOperator(
+            self.shape,
+            lambda v: self.matvec(v) + other.matvec(v),
+            lambda u: self.rmatvec(u) + other.rmatvec(u),
+            self.dtype,
+            self.device,
+        )
+
+    def __mul__(self, factor: float) -> LinearOperator:
+        """A times a number."""
+        return LinearOperator(
+            self.shape,
+            lambda v: factor * self.matvec(v),
+            lambda u: factor * self.rmatvec(u),
+            self.dtype,
+            self.device,
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> LinearOperator:
+        return -1.0 * self
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        return self + (-other)
+
+    def dense(self) -> Tensor:
+        """The matrix itself, m x n, by n products: for checks and for small problems."""
+        return self @ torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
+
+
+def symmetric(
+    size: int, matvec: Product, *, dtype: torch.dtype, device: torch.device
+) -> LinearOperator:
+    """The operator of a symmetric matrix, whose two products are one."""
+    return LinearOperator((size, size), matvec, matvec, dtype, device)
+
+
+def identity(
+    size: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> LinearOperator:
+    """The identity of `size` rows; `dtype` is PyTorch's default where none is given."""
+    return symmetric(
+        size,
+        lambda v: v,
+        dtype=dtype or torch.get_default_dtype(),
+        device=torch.device(device),
+    )
+
+
+def damped(operator: LinearOperator, damping: float) -> LinearOperator:
+    """A + damping I, for a square A: the matrix that a regularized Newton step inverts."""
+    size = operator.shape[0]
+    return operator + damping * identity(size, dtype=operator.dtype, device=operator.device)
+
+
+def from_dense(matrix: Tensor) -> LinearOperator:
+    """A matrix in memory as an operator, for instance a preconditioner worked out by hand."""
+    rows, columns = matrix.shape
+    return LinearOperator(
+        (rows, columns),
+        lambda v: matrix @ v,
+        lambda u: matrix.T @ u,
+        matrix.dtype,
+        matrix.device,
+    )

@@ -1,0 +1,423 @@
+"""RegNewton: regularized Newton's method as a `torch.optim.Optimizer`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .closure import Closure, ClosureError
+from .curvature import differentiable_gradient, hessian_from_gradient
+from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
+from .damping import width as inferred_width
+from .flat import flatten
+from .model import Proposal, QuadraticModel
+from .preconditioners import Preconditioner
+from .residuals import find_residuals
+from .step import Path, Step, Stop
+from .trials import Trials
+
+CURVATURES = ("hessian", "gauss_newton")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What holds for all parameters together; `lr` alone may differ between groups."""
+
+    damping: DampingRule
+    curvature: str
+    preconditioner: str | Preconditioner | None
+    cg_max_iter: int | None
+    cg_tol: float | None
+    width: int | None
+
+
+class RegNewton(torch.optim.Optimizer):
+    r"""Regularized Newton's method: each step solves :math:`(H + \lambda I)\,d = -\nabla L`.
+
+    H is the exact Hessian of the loss that the closure computes, known by its products with
+    vectors; the system is solved by conjugate gradients; :math:`\lambda` follows a rule. The
+    closure is the usual one, unchanged, and is called at least twice a step: for the loss with
+    its graph, and for the loss at the new point, on the same batch with the same random state.
+
+    >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    >>> optimizer = RegNewton([x])
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+    ...     loss.backward()
+    ...     return loss
+    >>> for _ in range(40):
+    ...     loss = optimizer.step(closure)
+    >>> [round(value, 6) for value in x.tolist()]
+    [1.0, 1.0]
+
+    Source: Riedl, Spiliopoulos and Sirignano (2026), arXiv 2605.08352, for the method and for
+    how the damping scales with width; the adaptive rule is this package's own (`Adaptive`).
+
+    Args:
+        params: parameters or groups of them; a group may have its own `lr`. All real, of one
+            dtype, on one device.
+        lr: length of the step in units of the solution d; 1 is Newton's method.
+        damping: ``"auto"`` starts at :math:`\lambda_0 s n^{-1/4}` and adapts by a ratio test;
+            ``"width"`` is the paper's fixed :math:`\gamma N^{1-2\beta}`; a number is that
+            lambda, absolute and fixed; or a rule (see `torch_newton.damping`). With a fixed
+            one the system is solved to `cg_tol`, also where it is indefinite, and the step is
+            taken unless the loss is not finite there.
+        curvature: ``"hessian"``, or ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
+            the indefinite part; the loss must be one that `find_residuals` recognises.
+        preconditioner: ``"auto"``, None, or a callable (see `torch_newton.preconditioners`).
+        cg_max_iter: products a solve may take. Where None: 10 for the Hessian and 50 for
+            Gauss-Newton under an adaptive damping, and enough for `cg_tol` under a fixed one.
+        cg_tol: relative residual at which a solve ends. Where None: 1e-8, or what the dtype can
+            resolve if that is more, under a fixed damping, and
+            :math:`\min(0.1, 0.1\sqrt{|g|/|g_0|})` under an adaptive one.
+        width: n, where the inference from the parameters' shapes (`torch_newton.width`) is not
+            what you mean.
+
+    Raises:
+        ValueError: an option is out of its range, or given for one group only; parameters of
+            several dtypes or devices.
+        TypeError: parameters or options of a wrong type.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1.0,
+        damping: str | float | DampingRule = "auto",
+        curvature: str = "hessian",
+        preconditioner: str | Preconditioner | None = "auto",
+        cg_max_iter: int | None = None,
+        cg_tol: float | None = None,
+        width: int | None = None,
+    ) -> None:
+        _check_lr(lr)
+        _check_options(curvature, preconditioner, cg_max_iter, cg_tol, width)
+        self.options = Options(
+            damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width
+        )
+        self._warned = False
+        super().__init__(params, {"lr": lr})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with an `lr` of their own if wished.
+
+        Raises:
+            ValueError: another option is given for the group; the parameters are of another
+                dtype or on another device than those before.
+            TypeError: a parameter is not real, dense and floating-point.
+        """
+        own = sorted(set(param_group) & set(Options.__dataclass_fields__))
+        if own:
+            raise ValueError(
+                f"{', '.join(own)} cannot differ between parameter groups, because one linear "
+                "system couples all parameters: give it to RegNewton(...); lr may differ"
+            )
+        _check_lr(param_group.get("lr", 1.0))
+        super().add_param_group(param_group)
+        try:
+            _check_params([p for group in self.param_groups for p in group["params"]])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "options": self.options, "_warned": self._warned}
+
+    @property
+    def last_step(self) -> Step | None:
+        """What the last step did, or None before the first."""
+        numbers = self.state.get(self._first_param(), {}).get("last_step")
+        return None if numbers is None else Step.from_numbers(numbers)
+
+    def step(self, closure: Closure | None = None) -> Any:
+        """Take one step and return the closure's first loss, that before the step.
+
+        Afterwards each parameter's ``.grad`` is the gradient before the step. Where anything
+        is raised, parameters and random state are as they were before the call.
+
+        Args:
+            closure: zeroes the gradients, computes the loss, calls ``loss.backward()`` and
+                returns the loss.
+
+        Raises:
+            ClosureError: the closure is missing, or gives no loss to work with.
+            NotTwiceDifferentiableError: the loss cannot be differentiated twice.
+        """
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        if not params:
+            raise ClosureError("no parameter requires a gradient: leave some of them trainable")
+        _refuse_several_processes()
+        trials = Trials(closure, params)
+        try:
+            return self._step(trials)
+        except BaseException:
+            trials.undo()
+            raise
+
+    def _step(self, trials: Trials) -> Any:
+        """One step, in the order of the book: model, damping, solve, compare, move."""
+        params, options = trials.params, self.options
+        hessian = options.curvature == "hessian"
+        captured, derivatives = trials.first(differentiable_gradient if hessian else _gradient)
+        model = self._model(captured.loss, derivatives, trials)
+
+        memory = self.state.get(self._first_param(), {})
+        solved: dict[str, Any] | None = memory.get("last_solved")
+        s: float = memory.get("scale", 0.0)
+        if s == 0.0 and model.gradient_norm > 0:
+            s = model.scale()
+        n = options.width or inferred_width(params)
+        scale = Scale(s, n, torch.finfo(params[0].dtype).eps)
+        first_norm = memory.get("first_gradient_norm", 0.0) or model.gradient_norm
+
+        step = Step(
+            iteration=memory.get("step", 0) + 1,
+            loss=captured.loss.item(),
+            loss_after=captured.loss.item(),
+            gradient_norm=model.gradient_norm,
+            damping=0.0 if solved is None else solved["damping"],
+            ratio=math.nan,
+            accepted=False,
+            attempts=0,
+            cg_iterations=0,
+            products=model.products,
+            closure_calls=trials.calls,
+            stop=Stop.STATIONARY,
+            negative_curvature=False,
+            curvature_min=math.inf,
+            step_length=0.0,
+            scale=s,
+            width=n,
+            path=model.path,
+        )
+        direction = None
+        if model.gradient_norm > 0:
+            last = None if solved is None else Step.from_numbers(solved)
+            step, direction = self._attempts(step, model, trials, scale, last, first_norm)
+            solved = step.numbers()
+        self._warn(step)
+
+        trials.finish(direction)
+        self.state[self._first_param()].update(
+            step=step.iteration,
+            scale=s,
+            first_gradient_norm=first_norm,
+            last_step=step.numbers(),
+            last_solved=solved,
+        )
+        return captured.returned if captured.returned is not None else captured.loss.detach()
+
+    def _model(
+        self, loss: Tensor, derivatives: Sequence[Tensor | None], trials: Trials
+    ) -> QuadraticModel:
+        params, options = trials.params, self.options
+        if options.curvature == "hessian":
+            live = [
+                torch.zeros_like(p) if d is None else d
+                for d, p in zip(derivatives, params, strict=True)
+            ]
+            curvature = hessian_from_gradient(live, params)
+        else:
+            residuals = find_residuals(loss)
+            if not residuals.terms or residuals.unrecognised:
+                raise ClosureError(
+                    "curvature='gauss_newton' needs a loss that is a sum of squares, a "
+                    "cross-entropy or another convex function of the outputs, but met "
+                    f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
+                    "curvature='hessian'"
+                )
+            curvature = residuals.gauss_newton(params)
+        prepare = options.preconditioner
+        at_damping = None if prepare is None or isinstance(prepare, str) else prepare(loss, params)
+        path = Path.PLAIN if at_damping is None else Path.USER
+        return QuadraticModel(flatten(trials.gradient()), curvature, at_damping, path)
+
+    def _attempts(
+        self,
+        step: Step,
+        model: QuadraticModel,
+        trials: Trials,
+        scale: Scale,
+        last: Step | None,
+        first_norm: float,
+    ) -> tuple[Step, Tensor | None]:
+        """Solve, try and compare, for one damping after another until one is accepted."""
+        rule = self.options.damping
+        adaptive = isinstance(rule, RetryingRule)
+        forcing = min(0.1, 0.1 * math.sqrt(model.gradient_norm / first_norm))
+        damping = _checked_damping(rule(last, scale))
+        iterations = 0
+        for number in range(1, rule.attempts + 1 if isinstance(rule, RetryingRule) else 2):
+            proposal = self._solve(model, damping, forcing if adaptive else None)
+            iterations += proposal.solution.iterations
+            direction, predicted = self._scaled(proposal, model, trials.params)
+            loss_after = math.nan if direction is None else trials.loss_at(direction)
+            attempt = Attempt(
+                number,
+                direction is not None,
+                proposal.solution.curvature_min - damping,
+                predicted,
+                _ratio(step.loss, loss_after, predicted, scale.epsilon),
+                proposal.negative_curvature,
+            )
+            if isinstance(rule, RetryingRule):
+                accepted = direction is not None and predicted > 0 and rule.accepts(attempt)
+            else:
+                accepted = math.isfinite(loss_after)
+            step = replace(
+                step,
+                loss_after=loss_after,
+                damping=damping,
+                ratio=attempt.ratio,
+                accepted=accepted,
+                attempts=number,
+                cg_iterations=iterations,
+                products=model.products,
+                closure_calls=trials.calls,
+                stop=proposal.solution.stop,
+                negative_curvature=step.negative_curvature or proposal.negative_curvature,
+                curvature_min=min(step.curvature_min, attempt.curvature),
+                path=proposal.path,
+            )
+            if accepted and direction is not None:
+                length = float(torch.linalg.vector_norm(direction))
+                return replace(step, step_length=length), direction
+            if isinstance(rule, RetryingRule):
+                damping = _checked_damping(rule.retry(damping, attempt, scale))
+        # What the last attempt taught is kept for the next step.
+        return replace(step, damping=damping), None
+
+    def _solve(self, model: QuadraticModel, damping: float, forcing: float | None) -> Proposal:
+        tol, max_iter = self.options.cg_tol, self.options.cg_max_iter
+        if forcing is None:
+            tol = max(1e-8, 10 * torch.finfo(model.gradient.dtype).eps) if tol is None else tol
+            return model.exact_step(damping, tol, max_iter)
+        if max_iter is None:
+            max_iter = 10 if self.options.curvature == "hessian" else 50
+        return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
+
+    def _scaled(
+        self, proposal: Proposal, model: QuadraticModel, params: Sequence[Tensor]
+    ) -> tuple[Tensor | None, float]:
+        """The step lr d, and by how much the model falls along it."""
+        d = proposal.direction
+        if d is None:
+            return None, math.nan
+        rates = {p: float(group["lr"]) for group in self.param_groups for p in group["params"]}
+        if len({rates[p] for p in params}) == 1:
+            lr = rates[params[0]]
+            direction, curved = lr * d, lr * proposal.curved
+        else:
+            direction = d * flatten(torch.full_like(p, rates[p]) for p in params)
+            curved = model.curvature @ direction
+        return direction, model.predicted_reduction(direction, curved)
+
+    def _first_param(self) -> Tensor:
+        first: Tensor = self.param_groups[0]["params"][0]
+        return first
+
+    def _warn(self, step: Step) -> None:
+        """Say once what the user should know and cannot see in the loss."""
+        if self._warned or isinstance(self.options.damping, RetryingRule):
+            return
+        if not step.accepted and step.stop is not Stop.STATIONARY:
+            message = (
+                f"the loss is not finite after a step with damping {step.damping:g}: the step "
+                "was refused, and will be at every call; raise the damping or lower lr"
+            )
+        elif step.negative_curvature and isinstance(self.options.damping, WidthScaled):
+            message = (
+                f"H + lambda I is not positive definite at lambda = {step.damping:g}: lambda is "
+                "below the norm of the Hessian's indefinite part; raise gamma or the width "
+                "(it takes gamma > C RMS(residual) N^-(1 - beta))"
+            )
+        else:
+            return
+        self._warned = True
+        warnings.warn(message, stacklevel=4)
+
+
+def _gradient(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+
+
+def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:
+    """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
+    if math.isnan(predicted):
+        return math.nan
+    if not math.isfinite(loss_after):
+        return -1.0
+    rounding = 10 * epsilon * abs(loss)
+    expected = predicted + rounding
+    return (loss - loss_after + rounding) / expected if expected != 0 else math.nan
+
+
+def _checked_damping(damping: float) -> float:
+    damping = float(damping)
+    if not (math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"the damping rule returned {damping}: it must be finite and >= 0")
+    return damping
+
+
+def _check_lr(lr: float | Tensor) -> None:
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError("lr as a tensor must have one element")
+    if not (float(lr) >= 0 and math.isfinite(float(lr))):
+        raise ValueError(f"lr must be finite and >= 0, not {float(lr)}")
+
+
+def _check_options(
+    curvature: object,
+    preconditioner: object,
+    cg_max_iter: object,
+    cg_tol: object,
+    width: object,
+) -> None:
+    if curvature not in CURVATURES:
+        raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}, not {curvature!r}")
+    if not (preconditioner is None or preconditioner == "auto" or callable(preconditioner)):
+        raise ValueError(f"preconditioner must be 'auto', None or callable: {preconditioner!r}")
+    for name, value in (("cg_max_iter", cg_max_iter), ("width", width)):
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} must be a positive integer or None, not {value!r}")
+    if cg_tol is not None and not (isinstance(cg_tol, (int, float)) and 0 <= cg_tol < 1):
+        raise ValueError(f"cg_tol must be a number in [0, 1) or None, not {cg_tol!r}")
+
+
+def _check_params(params: Sequence[Tensor]) -> None:
+    for param in params:
+        if not param.is_floating_point() or param.layout is not torch.strided:
+            raise TypeError(
+                f"RegNewton trains real dense floating-point parameters, not {param.dtype} "
+                f"ones of layout {param.layout}: train the others with another optimizer"
+            )
+    for what, kinds in (
+        ("dtype", {p.dtype for p in params}),
+        ("device", {p.device for p in params}),
+    ):
+        if len(kinds) > 1:
+            names = ", ".join(sorted(str(kind) for kind in kinds))
+            raise ValueError(
+                f"all parameters must share one {what}, because one linear system couples "
+                f"them, but there are {names}"
+            )
+
+
+def _refuse_several_processes() -> None:
+    distributed = torch.distributed
+    if (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    ):
+        raise RuntimeError(
+            "RegNewton does not yet average its products over processes, and would step each "
+            "rank differently: train in a single process"
+        )

@@ -1,0 +1,200 @@
+"""The outputs z that a loss is made of, found in its autograd graph.
+
+From the loss one walks back through operations that are linear, and stops at the first convex
+one: the square of a mean of squares, the log-softmax of a cross-entropy. Its input is a part of
+z. Then the loss is a sum of terms, each a convex function of its own z with a positive weight,
+so that Q = (second derivative of the loss in z) is positive semidefinite and J^T Q J is the
+generalized Gauss-Newton matrix of the loss as its author wrote it.
+
+The names of autograd's nodes are private to PyTorch; they are used in this file alone, and a
+graph that holds others is reported as not recognised, which costs speed and never correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from .curvature import jacobian_at
+from .flat import flatten, unflatten
+from .operators import LinearOperator, symmetric
+
+LINEAR = {
+    "AddBackward0", "AddBackward1", "CatBackward0", "CloneBackward0", "DivBackward0",
+    "DivBackward1", "ExpandBackward0", "IndexBackward0", "IndexSelectBackward0",
+    "MaskedFillBackward0",
+    "MeanBackward0", "MeanBackward1", "MulBackward0", "MulBackward1", "NegBackward0",
+    "NllLoss2DBackward0", "NllLossBackward0", "PermuteBackward0", "ReshapeAliasBackward0",
+    "RsubBackward0", "RsubBackward1", "SelectBackward0", "SliceBackward0", "SqueezeBackward0",
+    "SqueezeBackward1", "SqueezeBackward2", "StackBackward0", "SubBackward0", "SubBackward1",
+    "SumBackward0", "SumBackward1", "TBackward0", "ToCopyBackward0", "TransposeBackward0",
+    "UnbindBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0",
+}  # fmt: skip
+"""Nodes that are linear (strictly: affine) in the one input that needs a gradient."""
+
+NORMS = {"LinalgVectorNormBackward0", "NormBackward0"}
+
+
+@dataclass(frozen=True)
+class Term:
+    r"""A part :math:`w \cdot c(z)` of the loss, with c convex entry by entry of its output.
+
+    Attributes:
+        value: where c(z) is in the graph.
+        weight: w, the derivative of the loss with respect to c(z).
+        z: where z is in the graph.
+        like: a tensor of z's shape, dtype and device.
+    """
+
+    value: GradientEdge
+    weight: Tensor
+    z: GradientEdge
+    like: Tensor
+
+    def hessian_product(self) -> Callable[[Tensor], Tensor]:
+        """U -> Q u for this term, u shaped like z."""
+        # Cut off at z: another term's z may lie further back on the same path.
+        (slope,) = torch.autograd.grad([self.value], [self.z], [self.weight], create_graph=True)
+
+        def product(u: Tensor) -> Tensor:
+            (result,) = torch.autograd.grad(
+                slope, [self.z], u, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            return result.detach()
+
+        return product
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The outputs z of a loss.
+
+    Attributes:
+        terms: the convex terms that the loss is a sum of.
+        unrecognised: names of the nodes at which the walk gave up; empty where the terms are
+            the whole loss.
+    """
+
+    terms: list[Term]
+    unrecognised: list[str]
+
+    @property
+    def rows(self) -> int:
+        """R, the number of entries of z over all terms."""
+        return sum(term.like.numel() for term in self.terms)
+
+    def jacobian(self, params: Sequence[Tensor]) -> LinearOperator:
+        """J, R x P: the derivative of z in the parameters."""
+        return jacobian_at(
+            [term.z for term in self.terms], [term.like for term in self.terms], params
+        )
+
+    def hessian(self) -> LinearOperator:
+        """Q, R x R, block-diagonal over the terms."""
+        products = [term.hessian_product() for term in self.terms]
+        like = [term.like for term in self.terms]
+
+        def product(u: Tensor) -> Tensor:
+            pieces = unflatten(u, like)
+            return flatten(f(piece) for f, piece in zip(products, pieces, strict=True))
+
+        return symmetric(self.rows, product, dtype=like[0].dtype, device=like[0].device)
+
+    def gauss_newton(self, params: Sequence[Tensor]) -> LinearOperator:
+        """G = J^T Q J, P x P."""
+        J = self.jacobian(params)
+        return J.T @ self.hessian() @ J
+
+
+def find_residuals(loss: Tensor) -> Residuals:
+    """Walk back from `loss`, a scalar with its graph, to the outputs that it is made of."""
+    terms: list[Term] = []
+    unrecognised: list[str] = []
+    seen: set[tuple[Node, int]] = set()
+    stack = [torch.autograd.graph.get_gradient_edge(loss)]
+    while stack:
+        edge = stack.pop()
+        if (edge.node, edge.output_nr) in seen:
+            continue
+        seen.add((edge.node, edge.output_nr))
+        term = _term(loss, edge)
+        if term is not None:
+            terms.append(term)
+        elif _is_linear(edge.node):
+            stack += reversed(list(_inputs(edge.node)))
+        else:
+            unrecognised.append(edge.node.name())
+    return Residuals(terms, unrecognised)
+
+
+def _inputs(node: Node) -> Iterator[GradientEdge]:
+    for parent, number in node.next_functions:
+        if parent is not None:
+            yield GradientEdge(parent, number)
+
+
+def _is_linear(node: Node) -> bool:
+    if node.name() == "MulBackward0":
+        return len(list(_inputs(node))) == 1
+    if node.name() == "DivBackward0":
+        # The denominator, the second input, must be a constant.
+        return len(node.next_functions) < 2 or node.next_functions[1][0] is None
+    return node.name() in LINEAR
+
+
+def _term(loss: Tensor, edge: GradientEdge) -> Term | None:
+    if edge.node.name() not in CURVED:
+        return None
+    find, sign = CURVED[edge.node.name()]
+    z = find(edge.node)
+    if z is None:
+        return None
+    (weight,) = torch.autograd.grad(loss, [edge], retain_graph=True)
+    if not bool((sign * weight >= 0).all()):
+        return None
+    (like,) = torch.autograd.grad([edge], [z], [weight], retain_graph=True)
+    return Term(edge, weight, z, torch.zeros_like(like))
+
+
+def _only_input(node: Node) -> GradientEdge | None:
+    """The input of a function of one argument; None where the target needs a gradient too."""
+    inputs = list(_inputs(node))
+    return inputs[0] if len(inputs) == 1 else None
+
+
+def _squared(node: Node) -> GradientEdge | None:
+    """X ** 2 and torch.square(x); of |x|_2 ** 2 the entries of x rather than their norm."""
+    if float(node._saved_exponent) != 2.0:  # type: ignore[attr-defined]
+        return None
+    (base,) = _inputs(node)
+    if base.node.name() in NORMS and _order(base.node) == 2.0:
+        return _only_input(base.node)
+    return base
+
+
+def _order(node: Node) -> float:
+    saved = getattr(node, "_saved_ord", None) or getattr(node, "_saved_p", None)
+    return 2.0 if saved is None else float(saved)
+
+
+def _product_with_itself(node: Node) -> GradientEdge | None:
+    """X * x, and x @ x for a vector."""
+    inputs = list(_inputs(node))
+    return inputs[0] if len(inputs) == 2 and inputs[0] == inputs[1] else None
+
+
+CURVED: dict[str, tuple[Callable[[Node], GradientEdge | None], int]] = {
+    "PowBackward0": (_squared, 1),
+    "MulBackward0": (_product_with_itself, 1),
+    "DotBackward0": (_product_with_itself, 1),
+    "MseLossBackward0": (_only_input, 1),
+    "HuberLossBackward0": (_only_input, 1),
+    "SmoothL1LossBackward0": (_only_input, 1),
+    "BinaryCrossEntropyWithLogitsBackward0": (_only_input, 1),
+    "LogSoftmaxBackward0": (_only_input, -1),
+}
+"""Convex (1) and concave (-1) nodes, and how their input is found. One line adds a loss."""
