@@ -58,36 +58,38 @@ def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor
     """The gradient and the Hessian of one loss, which share one backward pass."""
     params = list(params)
     grads = differentiable_gradient(loss, params)
-    return flatten(grads).detach(), hessian_from_gradient(grads, params)
-
-
-def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of L, one tensor a parameter, with the graph that its products need."""
-    try:
-        grads = torch.autograd.grad(loss, list(params), create_graph=True, allow_unused=True)
-    except RuntimeError as error:
-        raise _explained(error) from error
-    return [
-        torch.zeros_like(param) if grad is None else grad
+    filled = [
+        torch.zeros_like(param) if grad is None else grad.detach()
         for grad, param in zip(grads, params, strict=True)
     ]
+    return flatten(filled), hessian_from_gradient(grads, params)
 
 
-def hessian_from_gradient(grads: Sequence[Tensor], params: Sequence[Tensor]) -> LinearOperator:
+def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient of L with the graph that its products need; None for unused parameters."""
+    try:
+        return torch.autograd.grad(loss, list(params), create_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise _explained(error) from error
+
+
+def hessian_from_gradient(
+    grads: Sequence[Tensor | None], params: Sequence[Tensor]
+) -> LinearOperator:
     """The Hessian whose rows are the derivatives of `grads`, given with their graph."""
     params, grads = list(params), list(grads)
     # A loss that is linear in some parameters leaves their gradient without a graph.
-    live = [i for i, grad in enumerate(grads) if grad.requires_grad]
+    live = [(i, grad) for i, grad in enumerate(grads) if grad is not None and grad.requires_grad]
 
     def product(v: Tensor) -> Tensor:
         if not live:
             return torch.zeros_like(v)
-        pieces = unflatten(v, grads)
+        pieces = unflatten(v, params)
         try:
             products = torch.autograd.grad(
-                [grads[i] for i in live],
+                [grad for _, grad in live],
                 params,
-                [pieces[i] for i in live],
+                [pieces[i] for i, _ in live],
                 retain_graph=True,
                 allow_unused=True,
                 materialize_grads=True,

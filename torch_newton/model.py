@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .cg import Solution, conjugate_gradient
+from .function_space import FunctionSpace
 from .operators import LinearOperator, damped, symmetric
 from .preconditioners import AtDamping
 from .solve import solve_symmetric
@@ -20,15 +21,15 @@ class Proposal:
     """A solution d of (A + lambda I) d = -g.
 
     Attributes:
-        direction: d, or None where the first direction tried had no positive curvature.
-        curved: A d, without lambda.
+        candidates: d with A d, A without lambda; none where the first direction tried had no
+            positive curvature, and two where the solver was stopped by negative curvature and
+            has the Gauss-Newton step to offer beside its iterate.
         solution: what the solver said.
         negative_curvature: whether it saw that A + lambda I is not positive definite.
         path: how it was solved.
     """
 
-    direction: Tensor | None
-    curved: Tensor
+    candidates: list[tuple[Tensor, Tensor]]
     solution: Solution
     negative_curvature: bool
     path: Path
@@ -41,13 +42,21 @@ class QuadraticModel:
     """
 
     def __init__(
-        self, gradient: Tensor, curvature: LinearOperator, at_damping: AtDamping | None, path: Path
+        self,
+        gradient: Tensor,
+        curvature: LinearOperator,
+        at_damping: AtDamping | None = None,
+        space: FunctionSpace | None = None,
     ) -> None:
         self.gradient = gradient
         self.gradient_norm = float(torch.linalg.vector_norm(gradient))
         self.products = 0
-        self.path = path
         self._at_damping = at_damping
+        self._space = space
+        if space is not None:
+            self.path = Path.FUNCTION_SPACE
+        else:
+            self.path = Path.PLAIN if at_damping is None else Path.USER
 
         def counted(v: Tensor) -> Tensor:
             self.products += 1
@@ -67,44 +76,53 @@ class QuadraticModel:
         return -float(self.gradient @ direction + 0.5 * (direction @ curved))
 
     def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
-        """A step that reduces the model, by conjugate gradients up to negative curvature."""
+        """A step that reduces the model, by conjugate gradients up to negative curvature.
+
+        In function space they start at the Gauss-Newton step d, and solve for what it leaves:
+        (A + lambda I) c = -g - (A + lambda I) d.
+        """
+        A = damped(self.curvature, damping)
+        negative = Stop.NEGATIVE_CURVATURE
+        if self._space is None:
+            M = None if self._at_damping is None else self._at_damping(damping)
+            solution = conjugate_gradient(
+                A, -self.gradient, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
+            )
+            found = [(solution.x, solution.Ax - damping * solution.x)]
+            candidates = found if bool(solution.x.any()) else []
+            return Proposal(candidates, solution, solution.stop is negative, self.path)
+
+        inverse = self._space.at(damping)
+        first = inverse.step(self.gradient)
+        curved = self.curvature @ first
+        residual = -self.gradient - curved - damping * first
+        norm = float(torch.linalg.vector_norm(residual))
         solution = conjugate_gradient(
-            damped(self.curvature, damping),
-            -self.gradient,
-            self._preconditioner(damping),
-            tol=tol,
+            A,
+            residual,
+            inverse.operator(),
+            tol=min(1.0, tol * self.gradient_norm / norm) if norm > 0 else 1.0,
             max_iter=max_iter,
             min_curvature=1e-3 * damping,
         )
-        moved = bool(solution.x.any())
-        return self._proposal(
-            solution, damping, solution.stop is Stop.NEGATIVE_CURVATURE, self.path, moved
-        )
+        candidates = [(first, curved)]
+        if bool(solution.x.any()):
+            better = (first + solution.x, curved + solution.Ax - damping * solution.x)
+            # Where the curvature is negative the model cannot tell which of the two is better.
+            candidates = [better, *candidates] if solution.stop is negative else [better]
+        return Proposal(candidates, solution, solution.stop is negative, self.path)
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite."""
+        if self._space is not None:
+            M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
+        else:
+            M = None if self._at_damping is None else self._at_damping(damping)
         solution, indefinite = solve_symmetric(
-            damped(self.curvature, damping),
-            -self.gradient,
-            self._preconditioner(damping),
-            tol=tol,
-            max_iter=max_iter,
+            damped(self.curvature, damping), -self.gradient, M, tol=tol, max_iter=max_iter
         )
-        path = Path.INDEFINITE if indefinite else self.path
-        moved = solution.stop is not Stop.NON_FINITE
-        return self._proposal(solution, damping, indefinite, path, moved)
-
-    def _preconditioner(self, damping: float) -> LinearOperator | None:
-        return None if self._at_damping is None else self._at_damping(damping)
-
-    @staticmethod
-    def _proposal(
-        solution: Solution, damping: float, negative: bool, path: Path, moved: bool
-    ) -> Proposal:
+        found = [(solution.x, solution.Ax - damping * solution.x)]
+        candidates = [] if solution.stop is Stop.NON_FINITE else found
         return Proposal(
-            solution.x if moved else None,
-            solution.Ax - damping * solution.x,
-            solution,
-            negative,
-            path,
+            candidates, solution, indefinite, Path.INDEFINITE if indefinite else self.path
         )

@@ -16,10 +16,11 @@ from .curvature import differentiable_gradient, hessian_from_gradient
 from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
 from .flat import flatten
+from .function_space import function_space
 from .model import Proposal, QuadraticModel
 from .preconditioners import Preconditioner
 from .residuals import find_residuals
-from .step import Path, Step, Stop
+from .step import Step, Stop
 from .trials import Trials
 
 CURVATURES = ("hessian", "gauss_newton")
@@ -218,26 +219,27 @@ class RegNewton(torch.optim.Optimizer):
         self, loss: Tensor, derivatives: Sequence[Tensor | None], trials: Trials
     ) -> QuadraticModel:
         params, options = trials.params, self.options
+        gradient = flatten(trials.gradient())
+        prepare, at_damping, space = options.preconditioner, None, None
+        if callable(prepare):
+            at_damping = prepare(loss, params)
+        residuals = find_residuals(loss)
+        if prepare == "auto":
+            space = function_space(residuals, params)
         if options.curvature == "hessian":
-            live = [
-                torch.zeros_like(p) if d is None else d
-                for d, p in zip(derivatives, params, strict=True)
-            ]
-            curvature = hessian_from_gradient(live, params)
+            curvature = hessian_from_gradient(derivatives, params)
+        elif not residuals.terms or residuals.unrecognised:
+            raise ClosureError(
+                "curvature='gauss_newton' needs a loss that is a sum of squares, a "
+                "cross-entropy or another convex function of the outputs, but met "
+                f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
+                "curvature='hessian'"
+            )
+        elif space is not None and space.tangents.rows == residuals.rows:
+            curvature = space.gauss_newton()
         else:
-            residuals = find_residuals(loss)
-            if not residuals.terms or residuals.unrecognised:
-                raise ClosureError(
-                    "curvature='gauss_newton' needs a loss that is a sum of squares, a "
-                    "cross-entropy or another convex function of the outputs, but met "
-                    f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
-                    "curvature='hessian'"
-                )
             curvature = residuals.gauss_newton(params)
-        prepare = options.preconditioner
-        at_damping = None if prepare is None or isinstance(prepare, str) else prepare(loss, params)
-        path = Path.PLAIN if at_damping is None else Path.USER
-        return QuadraticModel(flatten(trials.gradient()), curvature, at_damping, path)
+        return QuadraticModel(gradient, curvature, at_damping, space)
 
     def _attempts(
         self,
@@ -257,8 +259,7 @@ class RegNewton(torch.optim.Optimizer):
         for number in range(1, rule.attempts + 1 if isinstance(rule, RetryingRule) else 2):
             proposal = self._solve(model, damping, forcing if adaptive else None)
             iterations += proposal.solution.iterations
-            direction, predicted = self._scaled(proposal, model, trials.params)
-            loss_after = math.nan if direction is None else trials.loss_at(direction)
+            direction, predicted, loss_after = self._best(proposal, model, trials)
             attempt = Attempt(
                 number,
                 direction is not None,
@@ -303,17 +304,26 @@ class RegNewton(torch.optim.Optimizer):
             max_iter = 10 if self.options.curvature == "hessian" else 50
         return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
 
+    def _best(
+        self, proposal: Proposal, model: QuadraticModel, trials: Trials
+    ) -> tuple[Tensor | None, float, float]:
+        """Of the steps proposed the one of lowest loss, the model's reduction, and the loss."""
+        best: tuple[Tensor | None, float, float] = (None, math.nan, math.nan)
+        for d, curved in proposal.candidates:
+            direction, predicted = self._scaled(d, curved, model, trials.params)
+            loss = trials.loss_at(direction)
+            if best[0] is None or loss < best[2] or math.isnan(best[2]):
+                best = direction, predicted, loss
+        return best
+
     def _scaled(
-        self, proposal: Proposal, model: QuadraticModel, params: Sequence[Tensor]
-    ) -> tuple[Tensor | None, float]:
+        self, d: Tensor, curved: Tensor, model: QuadraticModel, params: Sequence[Tensor]
+    ) -> tuple[Tensor, float]:
         """The step lr d, and by how much the model falls along it."""
-        d = proposal.direction
-        if d is None:
-            return None, math.nan
         rates = {p: float(group["lr"]) for group in self.param_groups for p in group["params"]}
         if len({rates[p] for p in params}) == 1:
             lr = rates[params[0]]
-            direction, curved = lr * d, lr * proposal.curved
+            direction, curved = lr * d, lr * curved
         else:
             direction = d * flatten(torch.full_like(p, rates[p]) for p in params)
             curved = model.curvature @ direction

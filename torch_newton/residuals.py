@@ -5,14 +5,11 @@ one: the square of a mean of squares, the log-softmax of a cross-entropy. Its in
 z. Then the loss is a sum of terms, each a convex function of its own z with a positive weight,
 so that Q = (second derivative of the loss in z) is positive semidefinite and J^T Q J is the
 generalized Gauss-Newton matrix of the loss as its author wrote it.
-
-The names of autograd's nodes are private to PyTorch; they are used in this file alone, and a
-graph that holds others is reported as not recognised, which costs speed and never correctness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +18,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .curvature import jacobian_at
 from .flat import flatten, unflatten
+from .graph import inputs, saved
 from .operators import LinearOperator, symmetric
 
 LINEAR = {
@@ -55,12 +53,19 @@ class Term:
     z: GradientEdge
     like: Tensor
 
-    def hessian_product(self) -> Callable[[Tensor], Tensor]:
-        """U -> Q u for this term, u shaped like z."""
+    def slope(self) -> Tensor:
+        """The derivative of this term in its z, with a graph; shaped like z."""
         # Cut off at z: another term's z may lie further back on the same path.
         (slope,) = torch.autograd.grad([self.value], [self.z], [self.weight], create_graph=True)
+        return slope
+
+    def hessian_product(self) -> Callable[[Tensor], Tensor]:
+        """U -> Q u for this term, u shaped like z."""
+        slope = self.slope()
 
         def product(u: Tensor) -> Tensor:
+            if not slope.requires_grad:  # the term is linear in z
+                return torch.zeros_like(u)
             (result,) = torch.autograd.grad(
                 slope, [self.z], u, retain_graph=True, allow_unused=True, materialize_grads=True
             )
@@ -125,21 +130,15 @@ def find_residuals(loss: Tensor) -> Residuals:
         if term is not None:
             terms.append(term)
         elif _is_linear(edge.node):
-            stack += reversed(list(_inputs(edge.node)))
+            stack += reversed(inputs(edge.node))
         else:
             unrecognised.append(edge.node.name())
     return Residuals(terms, unrecognised)
 
 
-def _inputs(node: Node) -> Iterator[GradientEdge]:
-    for parent, number in node.next_functions:
-        if parent is not None:
-            yield GradientEdge(parent, number)
-
-
 def _is_linear(node: Node) -> bool:
     if node.name() == "MulBackward0":
-        return len(list(_inputs(node))) == 1
+        return len(inputs(node)) == 1
     if node.name() == "DivBackward0":
         # The denominator, the second input, must be a constant.
         return len(node.next_functions) < 2 or node.next_functions[1][0] is None
@@ -162,29 +161,29 @@ def _term(loss: Tensor, edge: GradientEdge) -> Term | None:
 
 def _only_input(node: Node) -> GradientEdge | None:
     """The input of a function of one argument; None where the target needs a gradient too."""
-    inputs = list(_inputs(node))
-    return inputs[0] if len(inputs) == 1 else None
+    edges = inputs(node)
+    return edges[0] if len(edges) == 1 else None
 
 
 def _squared(node: Node) -> GradientEdge | None:
-    """X ** 2 and torch.square(x); of |x|_2 ** 2 the entries of x rather than their norm."""
-    if float(node._saved_exponent) != 2.0:  # type: ignore[attr-defined]
+    """x ** 2 and torch.square(x); of |x|_2 ** 2 the entries of x rather than their norm."""
+    if float(saved(node, "exponent")) != 2.0:
         return None
-    (base,) = _inputs(node)
+    (base,) = inputs(node)
     if base.node.name() in NORMS and _order(base.node) == 2.0:
         return _only_input(base.node)
     return base
 
 
 def _order(node: Node) -> float:
-    saved = getattr(node, "_saved_ord", None) or getattr(node, "_saved_p", None)
-    return 2.0 if saved is None else float(saved)
+    order = saved(node, "ord", saved(node, "p"))
+    return 2.0 if order is None else float(order)
 
 
 def _product_with_itself(node: Node) -> GradientEdge | None:
-    """X * x, and x @ x for a vector."""
-    inputs = list(_inputs(node))
-    return inputs[0] if len(inputs) == 2 and inputs[0] == inputs[1] else None
+    """x * x, and x @ x for a vector."""
+    edges = inputs(node)
+    return edges[0] if len(edges) == 2 and edges[0] == edges[1] else None
 
 
 CURVED: dict[str, tuple[Callable[[Node], GradientEdge | None], int]] = {

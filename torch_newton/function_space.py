@@ -1,0 +1,157 @@
+r"""The Gauss-Newton matrix plus lambda I, inverted in the space of residuals.
+
+With :math:`\hat J = Q^{1/2} J`, R x P,
+
+.. math:: (\hat J^T \hat J + \lambda I)^{-1} v
+          = (v - \hat J^T (\hat J \hat J^T + \lambda I)^{-1} \hat J v) / \lambda,
+
+so an R x R Cholesky factor does what a P x P one would (Woodbury 1950); where P is the smaller,
+the P x P one is used. It is the exact Gauss-Newton step, and a preconditioner of the exact
+Hessian under which H + lambda I becomes I plus a small matrix wherever residuals are small or
+the network is wide, whatever the conditioning of its tangent kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .flat import flatten
+from .graph import leaf
+from .operators import LinearOperator, symmetric
+from .output_root import Root, output_root
+from .residuals import Residuals, Term
+from .tangents import Tangents, read_tangents, rows_by_autograd
+
+MAX_SIZE = 3000
+"""The smaller of R and P up to which a Cholesky factor of that size is formed at each step."""
+
+MAX_ENTRIES = 50_000_000
+"""Entries of a Jacobian up to which it is formed where P is smaller than R."""
+
+MAX_ROWS_BY_AUTOGRAD = 256
+"""Rows up to which a graph that cannot be read is differentiated row by row."""
+
+
+class FunctionSpace:
+    """A Gauss-Newton matrix as its rows, and its damped inverse.
+
+    Attributes:
+        tangents: the rows, R x P, with the square root of Q multiplied in.
+        target: R entries with J^T target = the gradient of the terms that the rows are of.
+        size: P.
+        dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
+        gram: the smaller of the two.
+    """
+
+    def __init__(self, tangents: Tangents, target: Tensor) -> None:
+        self.tangents = tangents
+        self.target = target
+        self.size = sum(param.numel() for param in tangents.like)
+        self.dual = tangents.rows <= self.size
+        if self.dual:
+            self.gram = tangents.gram()
+        else:
+            rows = tangents.dense()
+            self.gram = rows.T @ rows
+
+    def gauss_newton(self) -> LinearOperator:
+        """The Gauss-Newton matrix of the terms, P x P."""
+        return symmetric(
+            self.size,
+            lambda v: self.tangents.pull(self.tangents.push(v)),
+            dtype=self.target.dtype,
+            device=self.target.device,
+        )
+
+    def at(self, damping: float) -> DampedInverse:
+        """The inverse of the Gauss-Newton matrix plus `damping` times the identity."""
+        return DampedInverse(self, damping, _cholesky(self.gram, damping))
+
+
+@dataclass(frozen=True)
+class DampedInverse:
+    """The inverse of the Gauss-Newton matrix plus lambda I, for one lambda."""
+
+    space: FunctionSpace
+    damping: float
+    factor: Tensor
+
+    def operator(self) -> LinearOperator:
+        """The inverse as an operator, P x P."""
+        size = self.space.size
+        return symmetric(size, self._product, dtype=self.factor.dtype, device=self.factor.device)
+
+    def step(self, gradient: Tensor) -> Tensor:
+        r"""The Gauss-Newton step :math:`-(\hat J^T \hat J + \lambda I)^{-1} g`.
+
+        The part of g that is :math:`\hat J^T` times the target is inverted without a division
+        by lambda, and so without the cancellation that a small lambda brings.
+        """
+        if not self.space.dual:
+            return -self._solve(gradient)
+        tangents, target = self.space.tangents, self.space.target
+        rest = gradient - tangents.pull(target)
+        direction = -tangents.pull(self._solve(target))
+        norm = torch.linalg.vector_norm
+        if bool(norm(rest) <= 1e-8 * norm(gradient)):
+            return direction
+        return direction - self._product(rest)
+
+    def _product(self, v: Tensor) -> Tensor:
+        if not self.space.dual:
+            return self._solve(v)
+        tangents = self.space.tangents
+        return (v - tangents.pull(self._solve(tangents.push(v)))) / self.damping
+
+    def _solve(self, u: Tensor) -> Tensor:
+        return torch.cholesky_solve(u[:, None], self.factor)[:, 0]
+
+
+def function_space(residuals: Residuals, params: Sequence[Tensor]) -> FunctionSpace | None:
+    """The function space of a loss, of all its terms that can be read within the budget.
+
+    A term that is a parameter itself, such as weight decay written into the loss, is left to
+    the operator that is preconditioned.
+    """
+    terms = [term for term in residuals.terms if leaf(term.z.node) is None]
+    size = sum(param.numel() for param in params)
+    rows = sum(term.like.numel() for term in terms)
+    if rows == 0 or min(rows, size) > MAX_SIZE or (size < rows and rows * size > MAX_ENTRIES):
+        return None
+    roots: list[Root] = []
+    for term in terms:
+        root = output_root(term)
+        if root is None:
+            return None
+        roots.append(root)
+    tangents = read_tangents(terms, params, roots)
+    if tangents is None:
+        if rows > MAX_ROWS_BY_AUTOGRAD:
+            return None
+        tangents = rows_by_autograd(terms, params, roots)
+    return FunctionSpace(tangents, _target(terms, roots))
+
+
+def _target(terms: Sequence[Term], roots: Sequence[Root]) -> Tensor:
+    """Q^{-1/2} times the slope of the loss in z: for a mean of squares the scaled residual."""
+    return flatten(
+        root.solve(term.slope().detach()) for term, root in zip(terms, roots, strict=True)
+    )
+
+
+def _cholesky(gram: Tensor, damping: float) -> Tensor:
+    """The factor of gram + damping I; more damping where rounding has made that indefinite."""
+    shift = damping
+    least = torch.finfo(gram.dtype).eps * float(gram.diagonal().mean())
+    while True:
+        shifted = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        factor: Tensor
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info) == 0 or not math.isfinite(shift):
+            return factor
+        shift = max(10 * shift, least)

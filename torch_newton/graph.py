@@ -1,0 +1,49 @@
+"""Autograd's graph, as far as this package reads it.
+
+The names of autograd's nodes and what they have saved are private to PyTorch. They are read here
+and interpreted in `residuals` and `tangents`, nowhere else; a graph that holds others is reported
+as not recognised, which costs speed and never correctness.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+TRANSPOSES = {"PermuteBackward0", "TBackward0", "TransposeBackward0"}
+"""Of a matrix; what else they do to a tensor of more dimensions, `leaf` must be checked for."""
+
+
+def inputs(node: Node) -> list[GradientEdge]:
+    """The inputs of a node that need a gradient."""
+    return [edge for edge in operands(node) if edge is not None]
+
+
+def operands(node: Node) -> list[GradientEdge | None]:
+    """The inputs of a node in the order of its arguments, None for constants."""
+    return [
+        None if parent is None else GradientEdge(parent, number)
+        for parent, number in node.next_functions
+    ]
+
+
+def saved(node: Node, name: str, default: Any = None) -> Any:
+    """What a node keeps of its forward pass under `name`; tensors without their graph."""
+    value = getattr(node, f"_saved_{name}", default)
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def leaf(node: Node) -> Tensor | None:
+    """The tensor that the node accumulates into, where it is the end of a path."""
+    variable: Tensor | None = getattr(node, "variable", None)
+    return variable
+
+
+def through_transposes(edge: GradientEdge) -> tuple[Node, bool]:
+    """The node behind any number of matrix transposes, and whether their number is odd."""
+    node, odd = edge.node, False
+    while node.name() in TRANSPOSES:
+        node, odd = inputs(node)[0].node, not odd
+    return node, odd

@@ -1,0 +1,95 @@
+"""The square root of Q, the second derivative of a term of the loss in its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .residuals import Term
+
+
+@dataclass(frozen=True)
+class Root:
+    r"""The symmetric :math:`Q^{1/2}` of a term whose samples do not interact.
+
+    Attributes:
+        matrix: M x C where Q is diagonal, as for squares; M x C x C where the C outputs of a
+            sample interact, as in a cross-entropy.
+        inverse: its pseudoinverse, of the same shape.
+    """
+
+    matrix: Tensor
+    inverse: Tensor
+
+    @property
+    def rows(self) -> int:
+        """M, the number of samples."""
+        return self.matrix.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """C, the number of outputs of a sample."""
+        return self.matrix.shape[1]
+
+    def mix(self, left: Tensor) -> Tensor:
+        """Q^{1/2} applied to M x C x anything."""
+        return _apply(self.matrix, left)
+
+    def apply(self, u: Tensor) -> Tensor:
+        """Q^{1/2} u, for u shaped like z."""
+        return _apply(self.matrix, u.reshape(self.rows, self.columns, 1)).reshape(u.shape)
+
+    def solve(self, u: Tensor) -> Tensor:
+        """Q^{-1/2} u, zero where Q is, for u shaped like z."""
+        return _apply(self.inverse, u.reshape(self.rows, self.columns, 1)).reshape(u.shape)
+
+
+def output_root(term: Term) -> Root | None:
+    """The square root of a term's Q; None where samples interact or Q is not positive."""
+    like = term.like
+    rows = like.shape[0] if like.ndim else 1
+    columns = like.numel() // rows
+    product = term.hessian_product()
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+    expected = product(u)
+    tolerance = torch.finfo(like.dtype).eps ** 0.6 * float(torch.linalg.vector_norm(expected))
+
+    def explains(found: Tensor) -> bool:
+        misfit = torch.linalg.vector_norm(found.reshape(like.shape) - expected)
+        return bool(misfit <= tolerance)
+
+    diagonal = product(torch.ones_like(like)).reshape(rows, columns)
+    if explains(diagonal * u.reshape(rows, columns)):
+        if not bool((diagonal >= 0).all()):
+            return None
+        root = diagonal.sqrt()
+        return Root(root, torch.where(root > 0, 1 / root, torch.zeros_like(root)))
+    if columns == 1 or columns > 64:
+        return None
+    units = torch.eye(columns).to(like)
+    blocks = torch.stack(
+        [
+            product(unit.expand(rows, columns).reshape(like.shape)).reshape(rows, columns)
+            for unit in units
+        ],
+        dim=2,
+    )
+    if not explains(_apply(blocks, u.reshape(rows, columns, 1))):
+        return None
+    values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
+    floor = columns * torch.finfo(like.dtype).eps * values.amax(1, keepdim=True)
+    positive = values > floor
+    if bool((values < -floor).any()):
+        return None
+    root = torch.where(positive, values, torch.zeros_like(values)).sqrt()
+    inverse = torch.where(positive, 1 / root, torch.zeros_like(root))
+    return Root(vectors * root[:, None] @ vectors.mT, vectors * inverse[:, None] @ vectors.mT)
+
+
+def _apply(matrix: Tensor, left: Tensor) -> Tensor:
+    if matrix.ndim == 2:
+        return left * matrix.reshape(*matrix.shape, *(1,) * (left.ndim - 2))
+    return torch.einsum("mcd,md...->mc...", matrix, left)
