@@ -38,7 +38,14 @@ class Proposal:
 class QuadraticModel:
     r"""The model :math:`L(\theta + d) \approx L + g^T d + d^T A d / 2` and its minimisers.
 
-    A is the Hessian or the Gauss-Newton matrix; it counts the products taken with it.
+    It counts the products taken with A.
+
+    Args:
+        gradient: g, P entries.
+        curvature: A, the Hessian or the Gauss-Newton matrix.
+        at_damping: a preconditioner for each lambda, where the user gave one.
+        space: the function space of the loss, where it could be read.
+        exact_inverse: whether the damped inverse in `space` is that of A itself.
     """
 
     def __init__(
@@ -47,12 +54,14 @@ class QuadraticModel:
         curvature: LinearOperator,
         at_damping: AtDamping | None = None,
         space: FunctionSpace | None = None,
+        exact_inverse: bool = False,
     ) -> None:
         self.gradient = gradient
         self.gradient_norm = float(torch.linalg.vector_norm(gradient))
         self.products = 0
         self._at_damping = at_damping
         self._space = space
+        self._exact_inverse = exact_inverse
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
@@ -95,6 +104,9 @@ class QuadraticModel:
         inverse = self._space.at(damping)
         first = inverse.step(self.gradient)
         curved = self.curvature @ first
+        if self._exact_inverse:
+            solved = Solution.direct(first, curved + damping * first)
+            return Proposal([(first, curved)], solved, False, self.path)
         residual = -self.gradient - curved - damping * first
         norm = float(torch.linalg.vector_norm(residual))
         solution = conjugate_gradient(

@@ -228,18 +228,17 @@ class RegNewton(torch.optim.Optimizer):
             space = function_space(residuals, params)
         if options.curvature == "hessian":
             curvature = hessian_from_gradient(derivatives, params)
-        elif not residuals.terms or residuals.unrecognised:
+            return QuadraticModel(gradient, curvature, at_damping, space)
+        if not residuals.terms or residuals.unrecognised:
             raise ClosureError(
                 "curvature='gauss_newton' needs a loss that is a sum of squares, a "
                 "cross-entropy or another convex function of the outputs, but met "
                 f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
                 "curvature='hessian'"
             )
-        elif space is not None and space.tangents.rows == residuals.rows:
-            curvature = space.gauss_newton()
-        else:
-            curvature = residuals.gauss_newton(params)
-        return QuadraticModel(gradient, curvature, at_damping, space)
+        if space is not None and space.tangents.rows == residuals.rows:
+            return QuadraticModel(gradient, space.gauss_newton(), None, space, exact_inverse=True)
+        return QuadraticModel(gradient, residuals.gauss_newton(params), at_damping, space)
 
     def _attempts(
         self,

@@ -30,7 +30,7 @@ class Path(enum.Enum):
 
     PLAIN = "conjugate gradients"
     USER = "conjugate gradients, preconditioned by the callable given"
-    FUNCTION_SPACE = "conjugate gradients, preconditioned in function space"
+    FUNCTION_SPACE = "the Gauss-Newton step in function space, then conjugate gradients from it"
     INDEFINITE = "minimum residuals, because the matrix is indefinite"
 
 

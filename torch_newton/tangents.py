@@ -46,9 +46,10 @@ class Factor:
     left: Tensor
     right: Tensor | None
 
-    def numel(self) -> int:
-        """Entries of the parameter, a b."""
-        return self.left.shape[2] * (1 if self.right is None else self.right.shape[2])
+    def fits(self, param: Tensor) -> bool:
+        """Whether its rows have the shape of `param`: a x b, or a b entries."""
+        shape = (self.left.shape[2], 1 if self.right is None else self.right.shape[2])
+        return shape == param.shape or (param.ndim == 1 and shape[0] * shape[1] == len(param))
 
     def push(self, v: Tensor) -> Tensor:
         """J v, R entries."""
@@ -245,7 +246,7 @@ def _read_term(term: Term, params: Sequence[Tensor], root: Root) -> list[Factor 
             return None
         C = torch.stack([_by_rows(column[at], use.columns) for column in by_column], 1)
         factor = _factor(use, C, place, root)
-        if factor.numel() != params[use.param].numel():
+        if not factor.fits(params[use.param]):
             return None
         known = factors[use.param]
         factors[use.param] = factor if known is None else _joined(known, factor)
