@@ -53,7 +53,7 @@ def load_co2(seed: int = 0) -> Record:
     weekly = co2.load_pandas().data["co2"].dropna()
     dates = weekly.index
     length = np.where(dates.is_leap_year, 366, 365)
-    years = torch.tensor(np.asarray(dates.year + (dates.dayofyear - 1) / length))
+    years = torch.tensor(np.asarray(dates.year + (dates.day_of_year - 1) / length))
     generator = torch.Generator().manual_seed(seed)
     held_out = torch.rand(len(years), generator=generator) < 0.2
     return Record(years, torch.tensor(weekly.to_numpy()), held_out)

@@ -18,7 +18,7 @@ class ClosureError(RuntimeError):
 
 
 class NonFiniteLossError(ClosureError):
-    """The loss is NaN or infinite."""
+    """The loss, or its gradient, is NaN or infinite."""
 
 
 @dataclass(frozen=True)

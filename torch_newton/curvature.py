@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .flat import flatten, unflatten
+from .graph import reachable
 from .operators import LinearOperator, damped, symmetric
 from .solve import inverse
 
@@ -58,6 +59,7 @@ def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor
     """The gradient and the Hessian of one loss, which share one backward pass."""
     params = list(params)
     grads = differentiable_gradient(loss, params)
+    check_twice_differentiable(grads)
     filled = [
         torch.zeros_like(param) if grad is None else grad.detach()
         for grad, param in zip(grads, params, strict=True)
@@ -71,6 +73,22 @@ def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Ten
         return torch.autograd.grad(loss, list(params), create_graph=True, allow_unused=True)
     except RuntimeError as error:
         raise _explained(error) from error
+
+
+def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
+    """Raise where the graph of the gradient ends at a backward pass that has no derivative.
+
+    Autograd cuts such a graph off, and would take a product over the rest of it for the whole.
+
+    Raises:
+        NotTwiceDifferentiableError: there is such a node.
+    """
+    roots = [grad.grad_fn for grad in grads if grad is not None and grad.grad_fn is not None]
+    if any(node.name() == "torch::autograd::Error" for node in reachable(roots)):
+        raise NotTwiceDifferentiableError(
+            "an operation of the model is marked as differentiable once only (once_differentiable)"
+            ": replace it by one whose backward pass autograd can differentiate"
+        )
 
 
 def hessian_from_gradient(

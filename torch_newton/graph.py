@@ -7,6 +7,7 @@ as not recognised, which costs speed and never correctness.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,3 +48,15 @@ def through_transposes(edge: GradientEdge) -> tuple[Node, bool]:
     while node.name() in TRANSPOSES:
         node, odd = inputs(node)[0].node, not odd
     return node, odd
+
+
+def reachable(roots: Sequence[Node]) -> set[Node]:
+    """All nodes behind `roots`, themselves included."""
+    seen = set(roots)
+    stack = list(seen)
+    while stack:
+        for edge in inputs(stack.pop()):
+            if edge.node not in seen:
+                seen.add(edge.node)
+                stack.append(edge.node)
+    return seen

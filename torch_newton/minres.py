@@ -59,7 +59,8 @@ def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution
     c_before, s_before, c, s = 1.0, 0.0, 1.0, 0.0
     diagonal: list[float] = []
     off_diagonal: list[float] = []
-    iterations, finite, rounding = 0, True, 0.0
+    iterations, finite, rounding, largest = 0, True, 0.0, 0.0
+    epsilon_of_dtype = torch.finfo(b.dtype).eps
     while iterations < max_iter and abs(phi) > max(0.5 * target, rounding) and beta > 0 and finite:
         v = v / beta
         Av = A @ v
@@ -80,14 +81,15 @@ def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution
         delta = c * delta_bar + s * alpha
         gamma_bar = c * alpha - s * delta_bar
         gamma = math.hypot(gamma_bar, beta)
-        if gamma == 0.0:
-            break
+        largest = max(largest, abs(alpha) + beta + beta_before)
+        if gamma <= 10 * epsilon_of_dtype * largest:
+            break  # A is singular on this space: x has the least residual already
         c_before, s_before = c, s
         c, s = gamma_bar / gamma, beta / gamma
         w_before, w = w, (v_before - epsilon * w_before - delta * w) / gamma
         x = x + (c * phi) * w
         phi = -s * phi
-        rounding = torch.finfo(b.dtype).eps * max(abs(a) for a in diagonal) * _norm(x)
+        rounding = epsilon_of_dtype * largest * _norm(x)
 
     Ax = A @ x
     residual = _norm(b - Ax)

@@ -5,37 +5,28 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .closure import Closure, ClosureError
-from .curvature import differentiable_gradient, hessian_from_gradient
+from .closure import Closure, ClosureError, NonFiniteLossError
+from .curvature import (
+    check_twice_differentiable,
+    differentiable_gradient,
+    hessian_from_gradient,
+)
 from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
 from .flat import flatten
 from .function_space import function_space
 from .model import Proposal, QuadraticModel
+from .options import Options, check_group, check_lr, check_params
 from .preconditioners import Preconditioner
 from .residuals import find_residuals
 from .step import Step, Stop
 from .trials import Trials
-
-CURVATURES = ("hessian", "gauss_newton")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What holds for all parameters together; `lr` alone may differ between groups."""
-
-    damping: DampingRule
-    curvature: str
-    preconditioner: str | Preconditioner | None
-    cg_max_iter: int | None
-    cg_tol: float | None
-    width: int | None
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -98,8 +89,7 @@ class RegNewton(torch.optim.Optimizer):
         cg_tol: float | None = None,
         width: int | None = None,
     ) -> None:
-        _check_lr(lr)
-        _check_options(curvature, preconditioner, cg_max_iter, cg_tol, width)
+        check_lr(lr)
         self.options = Options(
             damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width
         )
@@ -114,16 +104,11 @@ class RegNewton(torch.optim.Optimizer):
                 dtype or on another device than those before.
             TypeError: a parameter is not real, dense and floating-point.
         """
-        own = sorted(set(param_group) & set(Options.__dataclass_fields__))
-        if own:
-            raise ValueError(
-                f"{', '.join(own)} cannot differ between parameter groups, because one linear "
-                "system couples all parameters: give it to RegNewton(...); lr may differ"
-            )
-        _check_lr(param_group.get("lr", 1.0))
+        check_group(param_group)
+        check_lr(param_group.get("lr", 1.0))
         super().add_param_group(param_group)
         try:
-            _check_params([p for group in self.param_groups for p in group["params"]])
+            check_params([p for group in self.param_groups for p in group["params"]])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -167,9 +152,10 @@ class RegNewton(torch.optim.Optimizer):
         params, options = trials.params, self.options
         hessian = options.curvature == "hessian"
         captured, derivatives = trials.first(differentiable_gradient if hessian else _gradient)
-        model = self._model(captured.loss, derivatives, trials)
-
         memory = self.state.get(self._first_param(), {})
+        if hessian and not memory:
+            check_twice_differentiable(derivatives)
+        model = self._model(captured.loss, derivatives, trials)
         solved: dict[str, Any] | None = memory.get("last_solved")
         s: float = memory.get("scale", 0.0)
         if s == 0.0 and model.gradient_norm > 0:
@@ -220,6 +206,11 @@ class RegNewton(torch.optim.Optimizer):
     ) -> QuadraticModel:
         params, options = trials.params, self.options
         gradient = flatten(trials.gradient())
+        if not bool(torch.isfinite(gradient).all()):
+            raise NonFiniteLossError(
+                "the gradient is not finite although the loss is: look for square roots and "
+                "norms at zero, and for overflow; the step changed nothing"
+            )
         prepare, at_damping, space = options.preconditioner, None, None
         if callable(prepare):
             at_damping = prepare(loss, params)
@@ -329,7 +320,7 @@ class RegNewton(torch.optim.Optimizer):
         return direction, model.predicted_reduction(direction, curved)
 
     def _first_param(self) -> Tensor:
-        first: Tensor = self.param_groups[0]["params"][0]
+        first: Tensor = next(p for group in self.param_groups for p in group["params"])
         return first
 
     def _warn(self, step: Step) -> None:
@@ -373,50 +364,6 @@ def _checked_damping(damping: float) -> float:
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"the damping rule returned {damping}: it must be finite and >= 0")
     return damping
-
-
-def _check_lr(lr: float | Tensor) -> None:
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError("lr as a tensor must have one element")
-    if not (float(lr) >= 0 and math.isfinite(float(lr))):
-        raise ValueError(f"lr must be finite and >= 0, not {float(lr)}")
-
-
-def _check_options(
-    curvature: object,
-    preconditioner: object,
-    cg_max_iter: object,
-    cg_tol: object,
-    width: object,
-) -> None:
-    if curvature not in CURVATURES:
-        raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}, not {curvature!r}")
-    if not (preconditioner is None or preconditioner == "auto" or callable(preconditioner)):
-        raise ValueError(f"preconditioner must be 'auto', None or callable: {preconditioner!r}")
-    for name, value in (("cg_max_iter", cg_max_iter), ("width", width)):
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise ValueError(f"{name} must be a positive integer or None, not {value!r}")
-    if cg_tol is not None and not (isinstance(cg_tol, (int, float)) and 0 <= cg_tol < 1):
-        raise ValueError(f"cg_tol must be a number in [0, 1) or None, not {cg_tol!r}")
-
-
-def _check_params(params: Sequence[Tensor]) -> None:
-    for param in params:
-        if not param.is_floating_point() or param.layout is not torch.strided:
-            raise TypeError(
-                f"RegNewton trains real dense floating-point parameters, not {param.dtype} "
-                f"ones of layout {param.layout}: train the others with another optimizer"
-            )
-    for what, kinds in (
-        ("dtype", {p.dtype for p in params}),
-        ("device", {p.device for p in params}),
-    ):
-        if len(kinds) > 1:
-            names = ", ".join(sorted(str(kind) for kind in kinds))
-            raise ValueError(
-                f"all parameters must share one {what}, because one linear system couples "
-                f"them, but there are {names}"
-            )
 
 
 def _refuse_several_processes() -> None:

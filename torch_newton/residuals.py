@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .curvature import jacobian_at
 from .flat import flatten, unflatten
-from .graph import inputs, saved
+from .graph import inputs, reachable, saved
 from .operators import LinearOperator, symmetric
 
 LINEAR = {
@@ -133,7 +133,15 @@ def find_residuals(loss: Tensor) -> Residuals:
             stack += reversed(inputs(edge.node))
         else:
             unrecognised.append(edge.node.name())
-    return Residuals(terms, unrecognised)
+    outer = [term for term in terms if not _is_inside_another(term, terms)]
+    unrecognised += [term.value.node.name() for term in terms if term not in outer]
+    return Residuals(outer, unrecognised)
+
+
+def _is_inside_another(term: Term, terms: Sequence[Term]) -> bool:
+    """Whether c(z) also feeds another term, whose slope its weight then contains."""
+    others = [other.z.node for other in terms if other is not term]
+    return bool(others) and term.value.node in reachable(others)
 
 
 def _is_linear(node: Node) -> bool:
@@ -180,6 +188,14 @@ def _order(node: Node) -> float:
     return 2.0 if order is None else float(order)
 
 
+def _logits(node: Node) -> GradientEdge | None:
+    """The logits of a binary cross-entropy, unless a weight inside it is negative."""
+    weights = [saved(node, "weight"), saved(node, "pos_weight")]
+    if any(weight is not None and bool((weight < 0).any()) for weight in weights):
+        return None
+    return _only_input(node)
+
+
 def _product_with_itself(node: Node) -> GradientEdge | None:
     """x * x, and x @ x for a vector."""
     edges = inputs(node)
@@ -193,7 +209,7 @@ CURVED: dict[str, tuple[Callable[[Node], GradientEdge | None], int]] = {
     "MseLossBackward0": (_only_input, 1),
     "HuberLossBackward0": (_only_input, 1),
     "SmoothL1LossBackward0": (_only_input, 1),
-    "BinaryCrossEntropyWithLogitsBackward0": (_only_input, 1),
+    "BinaryCrossEntropyWithLogitsBackward0": (_logits, 1),
     "LogSoftmaxBackward0": (_only_input, -1),
 }
 """Convex (1) and concave (-1) nodes, and how their input is found. One line adds a loss."""

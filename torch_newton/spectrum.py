@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,11 +59,29 @@ class Eigenvalue:
 
 @dataclass(frozen=True)
 class Extremes:
-    """The smallest and the largest eigenvalue, and how many products they took."""
+    """The smallest and the largest eigenvalue, and how many products they took.
+
+    Attributes:
+        smallest: as it converged.
+        largest: as it converged.
+        products: products taken.
+        lowest: no eigenvalue lies below, except with a probability of 1e-10. The bound of
+            `smallest` alone does not tell: a smaller eigenvalue may be missing altogether.
+    """
 
     smallest: Eigenvalue
     largest: Eigenvalue
     products: int
+    lowest: float = math.inf
+
+    def shifted(self, damping: float) -> Extremes:
+        """Those of A + damping I, if these are those of A."""
+        return Extremes(
+            replace(self.smallest, value=self.smallest.value + damping),
+            replace(self.largest, value=self.largest.value + damping),
+            self.products,
+            self.lowest + damping,
+        )
 
     @property
     def positive_definite(self) -> bool | None:
@@ -71,11 +89,12 @@ class Extremes:
 
         A Ritz value is never below the smallest eigenvalue, so a negative one proves
         indefiniteness, converged or not. True needs a converged one that is positive by more
-        than its error bound.
+        than its error bound, and a positive `lowest`.
         """
-        if self.smallest.value < -self.smallest.error_bound or self.smallest.value <= 0:
+        smallest = self.smallest
+        if smallest.value <= 0:
             return False
-        if self.smallest.converged and self.smallest.value > self.smallest.error_bound:
+        if smallest.converged and smallest.value > smallest.error_bound and self.lowest > 0:
             return True
         return None
 
@@ -96,7 +115,7 @@ def lanczos(
         ValueError: A is not square, or `max_iter` is not positive.
     """
     process = _Process(A, max_iter, start, seed)
-    while process.steps < process.capacity and process.residual > 0:
+    while not process.finished:
         process.advance()
     return process.result()
 
@@ -117,23 +136,46 @@ def extreme_eigenvalues(
         ValueError: A is not square, or `max_iter` is not positive.
     """
     process = _Process(A, max_iter, None, seed)
-    smallest = largest = Eigenvalue(math.nan, math.inf, False)
-    while not (smallest.converged and largest.converged):
+    while True:
         for _ in range(5):
-            if process.residual > 0 and process.steps < process.capacity:
+            if not process.finished:
                 process.advance()
-        values, bounds = process.result().ritz_pairs()
-        norm = float(values.abs().max())
-        rounding = len(values) * torch.finfo(A.dtype).eps * norm
-        smallest, largest = (
-            Eigenvalue(
-                float(values[i]), float(bounds[i]) + rounding, float(bounds[i]) <= tol * norm
-            )
-            for i in (0, -1)
-        )
-        if process.residual == 0 or process.steps == process.capacity:
-            break
-    return Extremes(smallest, largest, process.steps)
+        found = _extremes(process, tol)
+        converged = found.smallest.converged and found.largest.converged
+        # Whether a converged positive value is the smallest takes more products to say.
+        undecided = found.smallest.value > 0 and found.positive_definite is None
+        if process.finished or (converged and not undecided):
+            return found
+
+
+def _extremes(process: _Process, tol: float) -> Extremes:
+    values, bounds = process.result().ritz_pairs()
+    norm = float(values.abs().max())
+    rounding = len(values) * torch.finfo(process.A.dtype).eps * norm
+    smallest, largest = (
+        Eigenvalue(float(values[i]), float(bounds[i]) + rounding, float(bounds[i]) <= tol * norm)
+        for i in (0, -1)
+    )
+    if process.residual == 0:
+        lowest = smallest.value - rounding
+    else:
+        gap = _undershoot(process.A.shape[0], process.steps) * (largest.value - smallest.value)
+        lowest = smallest.value - gap - rounding
+    return Extremes(smallest, largest, process.steps, lowest)
+
+
+def _undershoot(size: int, steps: int, chance: float = 1e-10) -> float:
+    r"""How far below the smallest Ritz value an eigenvalue may lie, in units of their spread.
+
+    From a random start, :math:`\theta_{min} - \lambda_{min} > \varepsilon
+    (\lambda_{max} - \lambda_{min})` has a probability of at most
+    :math:`1.648\sqrt{n}\,e^{-\sqrt{\varepsilon}(2k - 1)}` after k steps (Kuczynski and
+    Wozniakowski 1992, *Estimating the largest eigenvalue by the power and Lanczos algorithms
+    with a random start*, theorem 4.2). The same bound at the other end turns the spread of
+    the eigenvalues into that of the Ritz values.
+    """
+    epsilon = (math.log(1.648 * math.sqrt(size) / chance) / (2 * steps - 1)) ** 2
+    return epsilon / (1 - 2 * epsilon) if epsilon < 0.5 else math.inf
 
 
 class _Process:
@@ -162,18 +204,22 @@ class _Process:
     def steps(self) -> int:
         return len(self.diagonal)
 
+    @property
+    def finished(self) -> bool:
+        return self.residual == 0 or self.steps == self.capacity
+
     def advance(self) -> None:
         v = self.next
         if self.steps:
             self.off_diagonal.append(self.residual)
         self.basis[self.steps] = v
         r = self.A @ v
-        self.norm = max(self.norm, float(torch.linalg.vector_norm(r)))
+        self.norm = max(self.norm, _norm(r))
         self.diagonal.append(float(v @ r))
         basis = self.basis[: self.steps]
         for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
             r = r - basis.T @ (basis @ r)
-        self.residual = float(torch.linalg.vector_norm(r))
+        self.residual = _norm(r)
         spanned = self.residual <= 10 * torch.finfo(v.dtype).eps * self.norm
         if spanned or self.steps == len(v):
             self.residual = 0.0
@@ -188,6 +234,14 @@ class _Process:
             ),
             self.residual,
         )
+
+
+def _norm(v: Tensor) -> float:
+    """|v|, also where the squares of its entries underflow."""
+    largest = v.abs().max()
+    if not largest > 0:
+        return float(largest)
+    return float(largest * torch.linalg.vector_norm(v / largest))
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,10 @@ class Step:
     @property
     def indefiniteness(self) -> float:
         """max(0, -curvature_min) / damping: above one, H + lambda I is indefinite."""
-        return max(0.0, -self.curvature_min) / self.damping if self.damping > 0 else float("inf")
+        excess = max(0.0, -self.curvature_min)
+        if excess == 0.0:
+            return 0.0
+        return excess / self.damping if self.damping > 0 else float("inf")
 
     def numbers(self) -> dict[str, float | int | bool]:
         """The step as numbers alone, the form in which a checkpoint can hold it."""

@@ -48,11 +48,11 @@ class Trials:
                 known = param.grad
                 param.grad = grad.detach().clone() if known is None else known + grad.detach()
 
-        before = [_version(param) for param in self.params]
+        before = [_version(param.grad) for param in self.params]
         self.calls += 1
         captured = capture(self.closure, on_backward)
         if not captured.called_backward:
-            if before != [_version(param) for param in self.params]:
+            if any(_filled(p.grad, v) for p, v in zip(self.params, before, strict=True)):
                 raise ClosureError(
                     "the closure filled .grad without calling loss.backward(), probably by "
                     "torch.autograd.backward(loss), which frees the graph that the Newton step "
@@ -106,6 +106,10 @@ class Trials:
         self._before.restore()
 
 
-def _version(param: Tensor) -> tuple[int, int] | None:
-    grad = param.grad
+def _version(grad: Tensor | None) -> tuple[int, int] | None:
     return None if grad is None else (id(grad), grad._version)
+
+
+def _filled(grad: Tensor | None, before: tuple[int, int] | None) -> bool:
+    """Whether somebody has written to `grad` since, and more than the zeros of zero_grad."""
+    return grad is not None and _version(grad) != before and bool(grad.any())

@@ -1,0 +1,70 @@
+"""The batch on which curvature is measured, and the module's loss on it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+
+OfBatch = Callable[[Any, Any], Tensor]
+"""A function of (module, batch)."""
+
+
+def copy_of(batch: Any) -> Any:
+    """A copy of `batch` that shares no memory with it and hangs on no graph."""
+
+    def detached(tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_(tensor.requires_grad)
+
+    return copy.deepcopy(apply_to_collection(batch, Tensor, detached))
+
+
+def moved(trainer: Any, module: Any, batch: Any) -> Any:
+    """`batch` as the trainer would hand it to ``training_step``: its dtype, hooks and device."""
+    batch = trainer.precision_plugin.convert_input(copy_of(batch))
+    batch = module.on_before_batch_transfer(batch, 0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def training_loss(module: Any, batch: Any) -> Tensor | None:
+    """The loss of the module's own ``training_step``, None where it skips the batch."""
+    arguments = (batch, 0) if takes_batch_index(module) else (batch,)
+    output = module.training_step(*arguments)
+    if isinstance(output, dict):
+        output = output.get("loss")
+    if output is None or isinstance(output, Tensor):
+        return output
+    raise TypeError(
+        "training_step must return a tensor, a dict with a 'loss', or None, "
+        f"not {type(output).__name__}"
+    )
+
+
+def takes_batch_index(module: Any) -> bool:
+    """Whether ``training_step`` wants the index of the batch besides the batch."""
+    parameters = list(inspect.signature(module.training_step).parameters.values())
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return sum(p.kind in positional for p in parameters) >= 2 or any(
+        p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters
+    )
+
+
+def takes_dataloader_iterator(module: Any) -> bool:
+    """Whether ``training_step`` draws its batches itself."""
+    return "dataloader_iter" in inspect.signature(module.training_step).parameters
+
+
+def low_precision(trainer: Any) -> float:
+    """The unit of rounding of reduced-precision products, 0 where the trainer uses none."""
+    precision = str(trainer.precision)
+    if "bf16" in precision or "transformer-engine" in precision:
+        return float(torch.finfo(torch.bfloat16).eps)
+    return float(torch.finfo(torch.float16).eps) if precision.startswith("16") else 0.0
