@@ -522,6 +522,18 @@ def test_interrupted_step_restores_parameters_and_random_state(error: type[BaseE
         assert all(same_bits(a, b) for a, b in zip(other.params, problem.params, strict=True))
 
 
+def test_parameters_are_put_back_also_where_the_closure_itself_had_moved_them() -> None:
+    x = nn.Parameter(torch.tensor([1.0, -0.0]))
+
+    def closure() -> Tensor:
+        x.data.add_(1.0)
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        newton([x]).step(closure)
+    assert same_bits(x, torch.tensor([1.0, -0.0]))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_loss_that_is_not_finite_at_a_trial_is_a_failed_attempt(value: float) -> None:
     for at in range(2, calls_of_an_undisturbed_step() + 1):
@@ -650,6 +662,25 @@ def test_random_state_after_a_step_is_that_after_one_closure() -> None:
     assert torch.equal(torch.get_rng_state(), expected)
     optimizer.step(closure)
     assert not torch.equal(draws[-1], draws[0])
+
+
+def test_random_state_is_that_of_the_first_run_whatever_later_runs_draw() -> None:
+    x = nn.Parameter(torch.ones(2))
+    optimizer = newton([x])
+    calls: list[int] = []
+
+    def closure() -> Tensor:
+        calls.append(1)
+        torch.rand(4 * len(calls))
+        return x.square().sum()
+
+    torch.manual_seed(5)
+    torch.rand(4)
+    expected = torch.get_rng_state()
+    torch.manual_seed(5)
+    optimizer.step(closure)
+    assert len(calls) > 1
+    assert torch.equal(torch.get_rng_state(), expected)
 
 
 def test_all_trials_of_a_step_see_the_same_dropout_mask() -> None:

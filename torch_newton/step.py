@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -92,7 +92,7 @@ class Step:
 
     def numbers(self) -> dict[str, float | int | bool]:
         """The step as numbers alone, the form in which a checkpoint can hold it."""
-        values = asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["stop"] = list(Stop).index(self.stop)
         values["path"] = list(Path).index(self.path)
         return values
