@@ -290,3 +290,10 @@ def test_inverse_of_a_singular_matrix_raises() -> None:
     singular = from_dense(torch.diag(torch.tensor([1.0, 0.0])))
     with pytest.raises(SolveError, match="raise the damping"):
         inverse(singular) @ torch.ones(2)
+
+
+def test_constant_outputs_have_zero_rows() -> None:
+    x = leaf(2, seed=0)
+    J = jacobian([2 * x, torch.ones(1), x.sum()[None]], [x]).dense()
+    expected = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0], [1.0, 1.0]])
+    assert_close(J, expected)

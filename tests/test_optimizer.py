@@ -1111,3 +1111,19 @@ def test_identity_preconditioner_is_plain_conjugate_gradients() -> None:
     one, _ = step_of(regression(2, 5, 1), preconditioner=prepare)
     two, _ = step_of(regression(2, 5, 1))
     assert torch.equal(one, two)
+
+
+def test_a_warm_up_from_a_learning_rate_of_zero_leaves_the_damping_alone() -> None:
+    problem, _ = hard_problem()
+    optimizer = newton(problem.params, lr=0.0)
+    closure = closure_of(optimizer, problem.value)
+    for _ in range(3):
+        optimizer.step(closure)
+        assert optimizer.last_step.accepted
+        assert optimizer.last_step.attempts == 1
+        assert optimizer.last_step.step_length == 0.0
+    standing = optimizer.last_step
+    optimizer.param_groups[0]["lr"] = 1.0
+    optimizer.step(closure)
+    assert optimizer.last_step.loss == standing.loss
+    assert optimizer.last_step.loss_after < standing.loss

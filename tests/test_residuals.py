@@ -350,3 +350,9 @@ def test_squares_of_other_norms_are_not_taken_for_squares_of_entries(order: floa
     gradient = torch.func.grad(lambda v: torch.linalg.vector_norm(v, order))(x.detach())
     # |x|_p is one convex number z, and z ** 2 has G = 2 dz dz^T.
     assert_close(residuals.gauss_newton([x]).dense(), 2 * torch.outer(gradient, gradient))
+
+
+def test_a_loss_without_a_recognised_term_says_so() -> None:
+    z = torch.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match="ExpBackward0"):
+        find_residuals(z.exp().sum()).gauss_newton([z])

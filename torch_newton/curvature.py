@@ -141,14 +141,19 @@ def jacobian_at(
 
     `like` holds a tensor of each output's shape.
     """
-    parts: list[Any] = list(outputs)  # autograd takes tensors and edges, but not by its types
     like, params = list(like), list(params)
+    # A constant output has no graph, and zero rows. (Autograd takes a mixture of tensors and
+    # edges, but its types do not say so.)
+    live = [not isinstance(output, Tensor) or output.requires_grad for output in outputs]
+    parts: list[Any] = [
+        output for output, has_graph in zip(outputs, live, strict=True) if has_graph
+    ]
 
     def pull_back(u: Tensor, create_graph: bool = False) -> Tensor:
         grads = torch.autograd.grad(
             parts,
             params,
-            unflatten(u, like),
+            [piece for piece, has_graph in zip(unflatten(u, like), live, strict=True) if has_graph],
             retain_graph=True,
             create_graph=create_graph,
             allow_unused=True,

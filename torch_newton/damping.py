@@ -158,7 +158,7 @@ class Adaptive:
     def __call__(self, last: Step | None, scale: Scale) -> float:
         if last is None:
             return self._clip(self._initial(scale), scale)
-        if not last.accepted:
+        if not last.accepted or math.isnan(last.ratio):  # nothing was learned: lr was zero
             return self._clip(last.damping, scale)
         if last.negative_curvature:
             return self._clip(2 * last.damping, scale)

@@ -259,7 +259,8 @@ class RegNewton(torch.optim.Optimizer):
                 proposal.negative_curvature,
             )
             if isinstance(rule, RetryingRule):
-                accepted = direction is not None and predicted > 0 and rule.accepts(attempt)
+                standing = direction is not None and not bool(direction.any())  # lr is zero
+                accepted = standing or (predicted > 0 and rule.accepts(attempt))
             else:
                 accepted = math.isfinite(loss_after)
             step = replace(
@@ -350,7 +351,7 @@ def _gradient(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]
 
 def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:
     """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
-    if math.isnan(predicted):
+    if math.isnan(predicted) or predicted == 0:
         return math.nan
     if not math.isfinite(loss_after):
         return -1.0

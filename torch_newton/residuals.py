@@ -99,7 +99,16 @@ class Residuals:
         )
 
     def hessian(self) -> LinearOperator:
-        """Q, R x R, block-diagonal over the terms."""
+        """Q, R x R, block-diagonal over the terms.
+
+        Raises:
+            ValueError: no term of the loss was recognised.
+        """
+        if not self.terms:
+            raise ValueError(
+                "no term of the loss was recognised as a convex function of outputs: the walk "
+                f"back from the loss ended at {', '.join(self.unrecognised)}"
+            )
         products = [term.hessian_product() for term in self.terms]
         like = [term.like for term in self.terms]
 
@@ -110,9 +119,13 @@ class Residuals:
         return symmetric(self.rows, product, dtype=like[0].dtype, device=like[0].device)
 
     def gauss_newton(self, params: Sequence[Tensor]) -> LinearOperator:
-        """G = J^T Q J, P x P."""
-        J = self.jacobian(params)
-        return J.T @ self.hessian() @ J
+        """G = J^T Q J, P x P.
+
+        Raises:
+            ValueError: no term of the loss was recognised.
+        """
+        Q, J = self.hessian(), self.jacobian(params)
+        return J.T @ Q @ J
 
 
 def find_residuals(loss: Tensor) -> Residuals:

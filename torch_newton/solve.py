@@ -32,7 +32,8 @@ def solve_symmetric(
     solution = conjugate_gradient(A, b, M, tol=tol, max_iter=budget, min_curvature=min_curvature)
     if solution.stop is not Stop.NEGATIVE_CURVATURE:
         return solution, False
-    return minimum_residual(A, b, tol=tol, max_iter=budget), True
+    left = max(1, budget - solution.iterations)
+    return minimum_residual(A, b, tol=tol, max_iter=left), True
 
 
 def inverse(

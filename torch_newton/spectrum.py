@@ -259,8 +259,10 @@ def negative_fraction(
 
     Each random probe v gives a Gauss quadrature of the spectral density, of which the weight
     below zero is summed (Ubaru, Chen, Saad 2017, *Fast estimation of tr(f(A)) via stochastic
-    Lanczos quadrature*). With `steps` of n or more the quadrature is exact and the error that
-    remains is that of `probes` random vectors.
+    Lanczos quadrature*). With `steps` of n or more the quadrature is exact, and the error that
+    remains is that of `probes` random vectors, which `standard_error` is. With fewer, eigenvalues
+    nearer to zero than about |A| / steps are not resolved: where many crowd there, as they do
+    for the Hessian of a network, the estimate is biased, and `standard_error` does not show it.
 
     Args:
         A: symmetric, n x n.
