@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from examples.benchmarks import scoreboard
+from examples.benchmarks import agreement, scoreboard
 from examples.benchmarks.contenders.contender import Contender
 from examples.benchmarks.problem import Instance, NotApplicable, Problem
 from examples.benchmarks.problems import PROBLEMS, nist, pinn
@@ -365,3 +365,23 @@ def test_a_report_is_written_from_records(plan, tmp_path, monkeypatch):
     assert (tmp_path / "profile.png").stat().st_size < 200_000
     scores = json.loads((tmp_path / "results.json").read_text())["scoreboard"]
     assert scores["worst ratio to the best contender"] == pytest.approx(2.5)
+
+
+def test_two_runs_agree_where_winners_and_medians_do() -> None:
+    inf = math.inf
+    one = {
+        "same": {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]},
+        "tie": {"a": [1.0, 2.0, 3.0], "b": [2.0, 2.5, 6.0]},
+        "turned": {"a": [1.0, 1.0, 1.0], "b": [9.0, 9.0, 9.0]},
+        "unsolved": {"a": [inf, inf, inf], "b": [inf, inf, 1.0]},
+    }
+    other = {
+        "same": {"a": [1.5, 2.5, 3.0], "b": [7.0, 8.0, 9.0]},
+        "tie": {"a": [1.0, 2.6, 3.0], "b": [2.0, 2.5, 6.0]},
+        "turned": {"a": [9.0, 9.0, 9.0], "b": [1.0, 1.0, 1.0]},
+        "unsolved": {"a": [inf, inf, inf], "b": [inf, inf, inf]},
+    }
+    found = agreement.compare(one, other)
+    assert (found.winners, found.solved) == (2, 3)
+    assert found.other_winners == ["turned (a, b)"]
+    assert (found.medians, found.pairs) == (3, 6)

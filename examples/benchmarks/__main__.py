@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import report
+from . import agreement, report
 from .contenders import CONTENDERS
 from .problems import PROBLEMS
 from .runner import Plan, execute, preload
@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rerun", nargs="+", default=[], metavar="NAME", help="forget their runs")
     parser.add_argument("--report", action="store_true", help="run nothing, only report")
+    parser.add_argument("--compare", type=Path, metavar="DIR", help="--out of an earlier run")
     parser.add_argument("--list", action="store_true", help="names of problems and contenders")
     return parser.parse_args()
 
@@ -79,6 +80,9 @@ def main() -> None:
         with tqdm(total=plan.runs(), unit="run") as progress:
             execute(plan, store, progress=progress)
     print("\n".join(report.write(plan, store, folder, absent)))
+    if options.compare:
+        earlier = report.times(plan, Store(options.compare / size.name))
+        print("\n".join(agreement.compare(earlier, report.times(plan, store)).lines()))
     print(f"tables: {folder / 'report.md'}; pictures: {folder / 'profile.png'}, curves.png")
 
 

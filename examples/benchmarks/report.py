@@ -193,6 +193,17 @@ def scores(plan: Plan, table: Table, names: list[str]) -> list[scoreboard.Line]:
     return lines
 
 
+def times(plan: Plan, store: Store) -> dict[str, dict[str, list[float]]]:
+    """Seconds to the headline target, one a seed, for all that ran and all but NIST."""
+    found: dict[str, dict[str, list[float]]] = {}
+    by_name = {problem.name: problem for problem in plan.problems if problem.family != "nist"}
+    for (name, contender), records in results(plan, store).items():
+        if name in by_name and records and not not_run(records):
+            target = by_name[name].target
+            found.setdefault(name, {})[contender] = [time_to(r, target) for r in records]
+    return found
+
+
 def profile_panels(plan: Plan, table: Table, names: list[str]) -> dict[str, profile.Times]:
     """Instances are (problem, seed); whoever did not run one has not solved it."""
     panels: dict[str, profile.Times] = {}
