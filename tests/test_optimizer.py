@@ -1113,6 +1113,44 @@ def test_identity_preconditioner_is_plain_conjugate_gradients() -> None:
     assert torch.equal(one, two)
 
 
+def batch_norm_problem() -> tuple[nn.Sequential, Tensor, Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1))
+    return net, randn(16, 2, seed=1), randn(16, 1, seed=2)
+
+
+def test_running_statistics_count_a_batch_once_a_step() -> None:
+    net, x, y = batch_norm_problem()
+    once = copy.deepcopy(net)
+    once(x)
+    optimizer = newton(net.parameters())
+    optimizer.step(closure_of(optimizer, lambda: (net(x) - y).square().mean()))
+    assert optimizer.last_step.accepted
+    assert optimizer.last_step.closure_calls > 1
+    for found, expected in zip(net.buffers(), once.buffers(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_running_statistics_are_put_back_when_a_step_is_interrupted() -> None:
+    net, x, y = batch_norm_problem()
+    before = [buffer.clone() for buffer in net.buffers()]
+    optimizer = newton(net.parameters())
+    calls = 0
+
+    def loss() -> Tensor:
+        nonlocal calls
+        calls += 1
+        value = (net(x) - y).square().mean()
+        if calls == 2:
+            raise KeyboardInterrupt
+        return value
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure_of(optimizer, loss))
+    for found, expected in zip(net.buffers(), before, strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_a_warm_up_from_a_learning_rate_of_zero_leaves_the_damping_alone() -> None:
     problem, _ = hard_problem()
     optimizer = newton(problem.params, lr=0.0)

@@ -126,7 +126,7 @@ class RegNewton(torch.optim.Optimizer):
         """Take one step and return the closure's first loss, that before the step.
 
         Afterwards each parameter's ``.grad`` is the gradient before the step. Where anything
-        is raised, parameters and random state are as they were before the call.
+        is raised, parameters, buffers and random state are as they were before the call.
 
         Args:
             closure: zeroes the gradients, computes the loss, calls ``loss.backward()`` and

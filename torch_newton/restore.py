@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .flat import unflatten
 
@@ -68,3 +71,36 @@ class Point:
         wrong derivatives.
         """
         torch.autograd.graph.increment_version(list(self.params))
+
+
+class Buffers:
+    """The buffers of every module that runs inside the block, as they were before it did.
+
+    So a batch normalisation counts each batch once, however often a step evaluates it.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
+
+    def __enter__(self) -> Buffers:
+        self._hook = register_module_forward_pre_hook(self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hook.remove()
+
+    def _note(self, module: nn.Module, args: Any) -> None:
+        for name, buffer in module.named_buffers(recurse=False):
+            if (module, name) not in self._before:
+                self._before[module, name] = buffer, buffer.detach().clone()
+
+    def restore(self) -> None:
+        """Put the buffers back, the same tensors with the same values."""
+        for (module, name), (buffer, value) in self._before.items():
+            buffer.data.copy_(value)
+            setattr(module, name, buffer)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .closure import Captured, Closure, ClosureError, NonFiniteLossError, capture
-from .restore import Point, RandomState
+from .restore import Buffers, Point, RandomState
 
 Differentiate = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
 
@@ -18,7 +18,8 @@ class Trials:
     """A closure over `params` as a function of where the parameters are.
 
     Every evaluation within a step starts from the same random state, so that it draws the same
-    dropout mask; after the step the state is as if the closure had run once.
+    dropout mask; after the step that state, and the buffers of the modules that ran, are as if
+    the closure had run once.
     """
 
     def __init__(self, closure: Closure | None, params: Sequence[Tensor]) -> None:
@@ -27,6 +28,7 @@ class Trials:
         self.calls = 0
         self.point = Point.now(params)
         self._before = self._after = RandomState.now(params)
+        self._buffers = Buffers()
         self._grads: list[Tensor | None] = []
 
     def first(self, differentiate: Differentiate) -> tuple[Captured, list[Tensor | None]]:
@@ -50,7 +52,8 @@ class Trials:
 
         before = [_version(param.grad) for param in self.params]
         self.calls += 1
-        captured = capture(self.closure, on_backward)
+        with self._buffers:
+            captured = capture(self.closure, on_backward)
         if not captured.called_backward:
             if any(_filled(p.grad, v) for p, v in zip(self.params, before, strict=True)):
                 raise ClosureError(
@@ -81,13 +84,15 @@ class Trials:
         """The loss at the starting point plus `direction`; NaN where it is not finite."""
         self._before.restore()
         self.calls += 1
-        try:
-            self.point.move(direction)
-            return capture(self.closure).loss.item()
-        except NonFiniteLossError:
-            return math.nan
-        finally:
-            self.point.restore()
+        with Buffers() as buffers:
+            try:
+                self.point.move(direction)
+                return capture(self.closure).loss.item()
+            except NonFiniteLossError:
+                return math.nan
+            finally:
+                self.point.restore()
+                buffers.restore()
 
     def finish(self, direction: Tensor | None) -> None:
         """Move by `direction`, where one was accepted, and leave ``.grad`` and the random state
@@ -101,8 +106,9 @@ class Trials:
             self.point.leave()
 
     def undo(self) -> None:
-        """Put the parameters and the random state back as they were before the step."""
+        """Put parameters, buffers and random state back as they were before the step."""
         self.point.restore()
+        self._buffers.restore()
         self._before.restore()
 
 
