@@ -126,7 +126,7 @@ def picture(record: Record, runs: dict[str, Run], path: Path) -> None:
         right.loglog(run.seconds, run.errors, style, color=color, linewidth=width, label=label)
     right.set(xlabel="wall-clock time (s)", ylabel="training error (ppm, root mean square)")
     right.set(xlim=(1e-2, None))
-    right.legend(frameon=False, loc="lower left")
+    right.legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=100)
 
 

@@ -49,6 +49,13 @@ def cross_entropy() -> Problem:
     return lambda: F.cross_entropy(net(x), labels), list(net.parameters())
 
 
+def confident_cross_entropy() -> Problem:
+    """Second derivatives down to 1e-18, which rounding makes indefinite."""
+    net, x = mlp(2, 5, 3), 40 * randn(20, 2)
+    labels = torch.arange(20) % 3
+    return lambda: F.cross_entropy(30 * net(x), labels), list(net.parameters())
+
+
 def logits() -> Problem:
     net, x = mlp(2, 5, 1), randn(20, 2)
     labels = (torch.arange(20) % 2).double()
@@ -113,7 +120,8 @@ def pinn_on_one_forward_pass() -> Problem:
 
 
 READ = [
-    regression, no_bias, several_outputs, cross_entropy, logits, sequences, bare_tensors,
+    regression, no_bias, several_outputs, cross_entropy, confident_cross_entropy, logits,
+    sequences, bare_tensors,
     weight_on_the_left, tied_weights, pinn, pinn_on_one_forward_pass,
 ]  # fmt: skip
 

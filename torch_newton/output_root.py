@@ -80,7 +80,10 @@ def output_root(term: Term) -> Root | None:
     if not explains(_apply(blocks, u.reshape(rows, columns, 1))):
         return None
     values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
-    floor = columns * torch.finfo(like.dtype).eps * values.amax(1, keepdim=True)
+    # Confident samples have a small Q as the difference of large numbers: rounding is measured
+    # against the weight of the term, not against what is left.
+    size = torch.maximum(values.amax(), term.weight.abs().amax())
+    floor = 4 * columns * torch.finfo(like.dtype).eps * size
     positive = values > floor
     if bool((values < -floor).any()):
         return None
