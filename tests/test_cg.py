@@ -307,3 +307,19 @@ def test_wrong_shapes_are_refused() -> None:
         conjugate_gradient(identity(2), torch.ones(3))
     with pytest.raises(ValueError, match="vector of 2 entries"):
         conjugate_gradient(identity(2), torch.ones(2, 1))
+
+
+def test_preconditioner_that_is_not_definite_stops_the_solve() -> None:
+    A = from_dense(torch.diag(torch.tensor([1.0, 2.0, 3.0])))
+    b = torch.ones(3)
+    solution = conjugate_gradient(A, b, -1.0 * identity(3, dtype=b.dtype))
+    assert solution.stop is Stop.PRECONDITIONER
+    assert solution.iterations == 0
+    assert torch.equal(solution.x, torch.zeros(3))
+
+    # Definite in the first direction, and not in the second.
+    M = from_dense(torch.diag(torch.tensor([1.0, 0.1, -0.5])))
+    solution = conjugate_gradient(A, torch.tensor([1.0, 1.0, 0.5]), M)
+    assert solution.stop is Stop.PRECONDITIONER
+    assert solution.x.isfinite().all()
+    assert torch.allclose(A @ solution.x, solution.Ax)

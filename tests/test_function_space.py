@@ -353,3 +353,30 @@ def test_the_private_names_of_autograd_that_are_relied_on_exist() -> None:
     assert ends[2].name() == "TBackward0"
     assert w.T.grad_fn is not None
     assert w.T.grad_fn.name() in TRANSPOSES
+
+
+def test_single_precision_ends_where_rounding_does_without_an_error() -> None:
+    torch.manual_seed(0)
+    net = mlp(1, 32, 32, 1).float()
+    x = torch.linspace(-1, 1, 40)[:, None]
+    y = torch.sin(5 * x)
+    for curvature in ("hessian", "gauss_newton"):
+        optimizer = RegNewton(net.parameters(), curvature=curvature)
+
+        def closure(optimizer: RegNewton = optimizer) -> Tensor:
+            optimizer.zero_grad()
+            value = F.mse_loss(net(x), y)
+            value.backward()
+            return value
+
+        losses = [float(optimizer.step(closure).detach()) for _ in range(150)]
+        assert losses[-1] < 1e-5
+        assert all(after <= 1.0001 * before for before, after in itertools.pairwise(losses))
+
+
+def test_a_kernel_of_zeros_is_inverted_without_end() -> None:
+    x = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    loss = ((0.0 * x).sum() - torch.ones(2, dtype=torch.float64)).square().mean()
+    space = function_space(find_residuals(loss), [x])
+    assert space is not None
+    assert space.at(0.0).factor.isfinite().all()

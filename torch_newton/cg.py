@@ -114,6 +114,8 @@ def conjugate_gradient(
     stop = Stop.CONVERGED if norm <= target else Stop.MAX_ITERATIONS
     if not (math.isfinite(norm) and math.isfinite(rz)):
         stop = Stop.NON_FINITE
+    elif stop is Stop.MAX_ITERATIONS and rz <= 0:
+        stop = Stop.PRECONDITIONER
     limit = len(b) if max_iter is None else max_iter
     while stop is Stop.MAX_ITERATIONS and iterations < limit:
         Ap = A @ p
@@ -143,6 +145,9 @@ def conjugate_gradient(
             break
         if norm <= target:
             stop = Stop.CONVERGED
+            break
+        if rz_next <= 0:
+            stop = Stop.PRECONDITIONER
             break
         previous_alpha, previous_beta = alpha, rz_next / rz
         p = z + previous_beta * p

@@ -147,7 +147,8 @@ def _target(terms: Sequence[Term], roots: Sequence[Root]) -> Tensor:
 def _cholesky(gram: Tensor, damping: float) -> Tensor:
     """The factor of gram + damping I; more damping where rounding has made that indefinite."""
     shift = damping
-    least = torch.finfo(gram.dtype).eps * float(gram.diagonal().mean())
+    limits = torch.finfo(gram.dtype)
+    least = max(limits.tiny, limits.eps * float(gram.diagonal().mean()))
     while True:
         shifted = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         factor: Tensor

@@ -22,6 +22,10 @@ class Stop(enum.Enum):
     NON_FINITE = (
         "a product was not finite: look for overflow in the model, use float64, or scale the inputs"
     )
+    PRECONDITIONER = (
+        "the preconditioner is not positive definite, if only by rounding: "
+        "raise the damping, or use float64"
+    )
     STATIONARY = "the gradient is zero: nothing was solved"
 
 
