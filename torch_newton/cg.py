@@ -103,21 +103,15 @@ def conjugate_gradient(
     r = b - Ax
     target = tol * _norm(b)
     curvature_min, direction = math.inf, None
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
-    previous_alpha = previous_beta = 0.0
+    alphas: list[float] = []  # a product each
+    betas: list[float] = []  # a change of direction each
     iterations = 0
 
     p = z = r if M is None else M @ r
-    rz = float(r @ z)
-    norm = _norm(r)
-    stop = Stop.CONVERGED if norm <= target else Stop.MAX_ITERATIONS
-    if not (math.isfinite(norm) and math.isfinite(rz)):
-        stop = Stop.NON_FINITE
-    elif stop is Stop.MAX_ITERATIONS and rz <= 0:
-        stop = Stop.PRECONDITIONER
+    rz, norm = float(r @ z), _norm(r)
+    stop = _state(norm, rz, target)
     limit = len(b) if max_iter is None else max_iter
-    while stop is Stop.MAX_ITERATIONS and iterations < limit:
+    while stop is None and iterations < limit:
         Ap = A @ p
         iterations += 1
         pAp, pp = float(p @ Ap), float(p @ p)
@@ -126,45 +120,52 @@ def conjugate_gradient(
             break
         curvature_min = min(curvature_min, pAp / pp)
         if pAp != 0.0:
-            alpha = rz / pAp
-            diagonal.append(1 / alpha + (previous_beta / previous_alpha if previous_alpha else 0.0))
-            if previous_alpha:
-                off_diagonal.append(math.sqrt(previous_beta) / previous_alpha)
+            alphas.append(rz / pAp)
         if pAp <= min_curvature * pp:
             stop, direction = Stop.NEGATIVE_CURVATURE, p
             break
-        x = x + alpha * p
-        Ax = Ax + alpha * Ap
-        r = r - alpha * Ap
+        step = alphas[-1] * p
+        r = r - alphas[-1] * Ap
         z = r if M is None else M @ r
-        rz_next = float(r @ z)
-        norm = _norm(r)
-        if not (math.isfinite(norm) and math.isfinite(rz_next)):
-            stop = Stop.NON_FINITE
-            x, Ax = x - alpha * p, Ax - alpha * Ap
+        rz_before, rz, norm = rz, float(r @ z), _norm(r)
+        stop = _state(norm, rz, target)
+        if stop is Stop.NON_FINITE:
             break
-        if norm <= target:
-            stop = Stop.CONVERGED
-            break
-        if rz_next <= 0:
-            stop = Stop.PRECONDITIONER
-            break
-        previous_alpha, previous_beta = alpha, rz_next / rz
-        p = z + previous_beta * p
-        rz = rz_next
+        x, Ax = x + step, Ax + alphas[-1] * Ap
+        betas.append(rz / rz_before)
+        p = z + betas[-1] * p
 
     return Solution(
         x,
         Ax,
-        stop,
+        Stop.MAX_ITERATIONS if stop is None else stop,
         iterations,
         norm,
         curvature_min,
         direction,
-        Tridiagonal(
-            torch.tensor(diagonal, dtype=torch.float64),
-            torch.tensor(off_diagonal, dtype=torch.float64),
-        ),
+        _tridiagonal(alphas, betas),
+    )
+
+
+def _state(norm: float, rz: float, target: float) -> Stop | None:
+    """What a residual says, by its norm and by r^T M r; None to go on."""
+    if not (math.isfinite(norm) and math.isfinite(rz)):
+        return Stop.NON_FINITE
+    if norm <= target:
+        return Stop.CONVERGED
+    return Stop.PRECONDITIONER if rz <= 0 else None
+
+
+def _tridiagonal(alphas: list[float], betas: list[float]) -> Tridiagonal:
+    """The Lanczos matrix of conjugate gradients (Golub and Van Loan 2013, section 11.3.8)."""
+    off_diagonal = [
+        math.sqrt(beta) / alpha for alpha, beta in zip(alphas[:-1], betas, strict=False)
+    ]
+    carried = [0.0, *(beta / alpha for alpha, beta in zip(alphas, betas, strict=False))]
+    diagonal = [1 / alpha + c for alpha, c in zip(alphas, carried, strict=False)]
+    return Tridiagonal(
+        torch.tensor(diagonal, dtype=torch.float64),
+        torch.tensor(off_diagonal, dtype=torch.float64),
     )
 
 
