@@ -214,12 +214,12 @@ class RegNewton(torch.optim.Optimizer):
         prepare, at_damping, space = options.preconditioner, None, None
         if callable(prepare):
             at_damping = prepare(loss, params)
-        residuals = find_residuals(loss)
-        if prepare == "auto":
-            space = function_space(residuals, params)
         if options.curvature == "hessian":
             curvature = hessian_from_gradient(derivatives, params)
+            if prepare == "auto":
+                space = function_space(find_residuals(loss), params)
             return QuadraticModel(gradient, curvature, at_damping, space)
+        residuals = find_residuals(loss)
         if not residuals.terms or residuals.unrecognised:
             raise ClosureError(
                 "curvature='gauss_newton' needs a loss that is a sum of squares, a "
@@ -227,6 +227,8 @@ class RegNewton(torch.optim.Optimizer):
                 f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
                 "curvature='hessian'"
             )
+        if prepare == "auto":
+            space = function_space(residuals, params)
         if space is not None and space.tangents.rows == residuals.rows:
             return QuadraticModel(gradient, space.gauss_newton(), None, space, exact_inverse=True)
         return QuadraticModel(gradient, residuals.gauss_newton(params), at_damping, space)
@@ -242,12 +244,12 @@ class RegNewton(torch.optim.Optimizer):
     ) -> tuple[Step, Tensor | None]:
         """Solve, try and compare, for one damping after another until one is accepted."""
         rule = self.options.damping
-        adaptive = isinstance(rule, RetryingRule)
+        retrying = rule if isinstance(rule, RetryingRule) else None
         forcing = min(0.1, 0.1 * math.sqrt(model.gradient_norm / first_norm))
         damping = _checked_damping(rule(last, scale))
         iterations = 0
-        for number in range(1, rule.attempts + 1 if isinstance(rule, RetryingRule) else 2):
-            proposal = self._solve(model, damping, forcing if adaptive else None)
+        for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
+            proposal = self._solve(model, damping, forcing if retrying is not None else None)
             iterations += proposal.solution.iterations
             direction, predicted, loss_after = self._best(proposal, model, trials)
             attempt = Attempt(
@@ -258,9 +260,9 @@ class RegNewton(torch.optim.Optimizer):
                 _ratio(step.loss, loss_after, predicted, scale.epsilon),
                 proposal.negative_curvature,
             )
-            if isinstance(rule, RetryingRule):
+            if retrying is not None:
                 standing = direction is not None and not bool(direction.any())  # lr is zero
-                accepted = standing or (predicted > 0 and rule.accepts(attempt))
+                accepted = standing or (predicted > 0 and retrying.accepts(attempt))
             else:
                 accepted = math.isfinite(loss_after)
             step = replace(
@@ -281,8 +283,8 @@ class RegNewton(torch.optim.Optimizer):
             if accepted and direction is not None:
                 length = float(torch.linalg.vector_norm(direction))
                 return replace(step, step_length=length), direction
-            if isinstance(rule, RetryingRule):
-                damping = _checked_damping(rule.retry(damping, attempt, scale))
+            if retrying is not None:
+                damping = _checked_damping(retrying.retry(damping, attempt, scale))
         # What the last attempt taught is kept for the next step.
         return replace(step, damping=damping), None
 

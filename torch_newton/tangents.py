@@ -357,7 +357,8 @@ def _find_uses(root: Node, params: Sequence[Tensor]) -> list[_Use] | None:
         return None
     while stack:
         node = stack.pop()
-        slots = [param_at(edge) for edge in operands(node)]
+        edges = operands(node)
+        slots = [param_at(edge) for edge in edges]
         if any(slot is not None for slot in slots):
             read = READERS.get(node.name())
             if read is None:
@@ -369,7 +370,7 @@ def _find_uses(root: Node, params: Sequence[Tensor]) -> list[_Use] | None:
                 if use is None:
                     return None
                 uses.append(use)
-        for edge, slot in zip(operands(node), slots, strict=True):
+        for edge, slot in zip(edges, slots, strict=True):
             if edge is not None and slot is None and edge.node not in seen:
                 seen.add(edge.node)
                 stack.append(edge.node)
@@ -381,14 +382,13 @@ Reader = Callable[[Node, int, Tensor, int, bool], _Use | None]
 
 def _matmul(node: Node, argument: int, param: Tensor, index: int, odd: bool) -> _Use | None:
     """A @ B with W or its transpose as one operand; the other one's rows are samples."""
+    other = saved(node, "self" if argument == 1 else "mat2")
+    if other is None:
+        return None
+    output = GradientEdge(node, 0)
     if argument == 1:
-        rows, left = saved(node, "self"), odd
-        use = _Use(index, GradientEdge(node, 0), rows, left, False)
-    else:
-        other = saved(node, "mat2")
-        rows = None if other is None else other.T
-        use = _Use(index, GradientEdge(node, 0), rows, not odd, True)
-    return None if rows is None else use
+        return _Use(index, output, other, odd, False)
+    return _Use(index, output, other.T, not odd, True)
 
 
 def _addmm(node: Node, argument: int, param: Tensor, index: int, odd: bool) -> _Use | None:
