@@ -132,9 +132,10 @@ def execute(plan: Plan, store: Store, run: Run = in_process, progress=None) -> N
         for setting in settings:
             if progress is not None:
                 progress.set_postfix_str(f"{problem.name} {contender.name}", refresh=False)
-            if store.find(request(plan, problem, contender, setting, seed)) is None:
+            wanted = request(plan, problem, contender, setting, seed)
+            if store.find(wanted) is None:
                 budget = plan.budget_of(problem)
-                store.add(run(problem, contender, setting, seed, budget, plan.threads))
+                store.add(wanted | run(problem, contender, setting, seed, budget, plan.threads))
             if progress is not None:
                 progress.update()
 

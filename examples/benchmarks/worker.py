@@ -163,12 +163,4 @@ def in_process(
         if process.is_alive():
             process.kill()
         process.join()
-    request = {
-        "problem": problem.name,
-        "contender": contender.name,
-        "setting": setting,
-        "seed": seed,
-        "budget": budget,
-        "threads": threads,
-    }
-    return request | record | {"wall_seconds": time.perf_counter() - begin}
+    return record | {"wall_seconds": time.perf_counter() - begin}
