@@ -20,21 +20,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .by_autograd import tangents_by_autograd
 from .flat import flatten
 from .graph import leaf
 from .operators import LinearOperator, symmetric
 from .output_root import Root, output_root
-from .residuals import Residuals, Term
-from .tangents import Tangents, read_tangents, rows_by_autograd
+from .residuals import Residuals
+from .rows import read_tangents
+from .tangents import Tangents
 
 MAX_SIZE = 3000
 """The smaller of R and P up to which a Cholesky factor of that size is formed at each step."""
 
 MAX_ENTRIES = 50_000_000
 """Entries of a Jacobian up to which it is formed where P is smaller than R."""
-
-MAX_ROWS_BY_AUTOGRAD = 256
-"""Rows up to which a graph that cannot be read is differentiated row by row."""
 
 
 class FunctionSpace:
@@ -112,11 +111,21 @@ class DampedInverse:
         return torch.cholesky_solve(u[:, None], self.factor)[:, 0]
 
 
-def function_space(residuals: Residuals, params: Sequence[Tensor]) -> FunctionSpace | None:
+def function_space(
+    residuals: Residuals,
+    params: Sequence[Tensor],
+    derivatives: Sequence[Tensor | None] | None = None,
+) -> FunctionSpace | None:
     """The function space of a loss, of all its terms that can be read within the budget.
 
     A term that is a parameter itself, such as weight decay written into the loss, is left to
     the operator that is preconditioned.
+
+    Args:
+        residuals: the terms of the loss.
+        params: the P parameters.
+        derivatives: the gradient of the whole loss, where it is at hand: it spares a backward
+            pass in checking what was read.
     """
     terms = [term for term in residuals.terms if leaf(term.z.node) is None]
     size = sum(param.numel() for param in params)
@@ -129,19 +138,22 @@ def function_space(residuals: Residuals, params: Sequence[Tensor]) -> FunctionSp
         if root is None:
             return None
         roots.append(root)
-    tangents = read_tangents(terms, params, roots)
+    target = flatten(root.solve(term.gradient) for term, root in zip(terms, roots, strict=True))
+    gradient = None
+    if (
+        derivatives is not None
+        and len(terms) == len(residuals.terms)
+        and not residuals.unrecognised
+    ):
+        gradient = flatten(
+            torch.zeros_like(param) if found is None else found.detach()
+            for param, found in zip(params, derivatives, strict=True)
+        )
+    known = None if gradient is None else (target, gradient)
+    tangents = read_tangents(terms, params, roots, known)
     if tangents is None:
-        if rows > MAX_ROWS_BY_AUTOGRAD:
-            return None
-        tangents = rows_by_autograd(terms, params, roots)
-    return FunctionSpace(tangents, _target(terms, roots))
-
-
-def _target(terms: Sequence[Term], roots: Sequence[Root]) -> Tensor:
-    """Q^{-1/2} times the slope of the loss in z: for a mean of squares the scaled residual."""
-    return flatten(
-        root.solve(term.slope().detach()) for term, root in zip(terms, roots, strict=True)
-    )
+        tangents = tangents_by_autograd(terms, params, roots)
+    return None if tangents is None else FunctionSpace(tangents, target)
 
 
 def _cholesky(gram: Tensor, damping: float) -> Tensor:
