@@ -42,14 +42,16 @@ class FunctionSpace:
     Attributes:
         tangents: the rows, R x P, with the square root of Q multiplied in.
         target: R entries with J^T target = the gradient of the terms that the rows are of.
+        gradient: that gradient.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
         gram: the smaller of the two.
     """
 
-    def __init__(self, tangents: Tangents, target: Tensor) -> None:
+    def __init__(self, tangents: Tangents, target: Tensor, gradient: Tensor | None = None) -> None:
         self.tangents = tangents
         self.target = target
+        self.gradient = tangents.pull(target) if gradient is None else gradient
         self.size = sum(param.numel() for param in tangents.like)
         self.dual = tangents.rows <= self.size
         if self.dual:
@@ -94,7 +96,7 @@ class DampedInverse:
         if not self.space.dual:
             return -self._solve(gradient)
         tangents, target = self.space.tangents, self.space.target
-        rest = gradient - tangents.pull(target)
+        rest = gradient - self.space.gradient
         direction = -tangents.pull(self._solve(target))
         norm = torch.linalg.vector_norm
         if bool(norm(rest) <= 1e-8 * norm(gradient)):
@@ -153,7 +155,7 @@ def function_space(
     tangents = read_tangents(terms, params, roots, known)
     if tangents is None:
         tangents = tangents_by_autograd(terms, params, roots)
-    return None if tangents is None else FunctionSpace(tangents, target)
+    return None if tangents is None else FunctionSpace(tangents, target, gradient)
 
 
 def _cholesky(gram: Tensor, damping: float) -> Tensor:
@@ -162,7 +164,8 @@ def _cholesky(gram: Tensor, damping: float) -> Tensor:
     limits = torch.finfo(gram.dtype)
     least = max(limits.tiny, limits.eps * float(gram.diagonal().mean()))
     while True:
-        shifted = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        shifted = gram.clone()
+        shifted.diagonal().add_(shift)
         factor: Tensor
         factor, info = torch.linalg.cholesky_ex(shifted)
         if int(info) == 0 or not math.isfinite(shift):

@@ -23,6 +23,10 @@ from .flat import flatten, unflatten
 from .symmetric_product import add_pairs, add_product, mirror
 
 
+NARROW = 256
+"""Columns up to which blocks of rows are put side by side before they are multiplied."""
+
+
 @dataclass(frozen=True)
 class Factor:
     r"""Rows of the Jacobian for one parameter: :math:`J_m = \sum_k L_{mk} \otimes R_{mk}`.
@@ -126,34 +130,28 @@ def gram(factors: Sequence[Factor]) -> Tensor:
     r"""The sum of :math:`J J^T` over the factors, R x R, each the way that costs less.
 
     Either the rows are formed, or, of uses j and k,
-    :math:`(L_j L_k^T) \circ (R_j R_k^T)` is. Small blocks of rows are put side by side.
+    :math:`(L_j L_k^T) \circ (R_j R_k^T)` is.
     """
-    rows = factors[0].left.shape[0]
-    total = factors[0].left.new_zeros(rows, rows)
-    biases = {id(f.left) for f in factors if f.right is None}
-    largest = max((f.left.shape[2] * f.right.shape[2] for f in factors if f.right is not None),
-                  default=0)  # fmt: skip
-    done: set[int] = set()
-    formed: list[Tensor] = []
-    width = 0
-    for factor in sorted(factors, key=lambda f: f.right is None):
-        if factor.right is None and id(factor.left) in done:
-            continue
-        if not _in_pairs(factor):
-            block = factor.dense()
-            if formed and width + block.shape[1] > largest:
-                add_product(total, torch.cat(formed, 1))
-                formed, width = [], 0
-            formed.append(block)
-            width += block.shape[1]
-        elif factor.right is not None:
+    size = factors[0].left.shape[0]
+    total = factors[0].left.new_zeros(size, size)
+    biases = {id(factor.left) for factor in factors if factor.right is None}
+    narrow = []
+    for factor in factors:
+        if factor.right is not None and _in_pairs(factor):
             # A bias beside its weight has the same L, and ones for R.
-            with_bias = factor.left.shape[1] == 1 and id(factor.left) in biases
-            if with_bias:
-                done.add(id(factor.left))
-            add_pairs(total, factor.left, factor.right, 1.0 if with_bias else 0.0)
-    if formed:
-        add_product(total, formed[0] if len(formed) == 1 else torch.cat(formed, 1))
+            beside = factor.left.shape[1] == 1 and id(factor.left) in biases
+            biases -= {id(factor.left)} if beside else set()
+            add_pairs(total, factor.left, factor.right, 1.0 if beside else 0.0)
+        elif factor.right is not None:
+            rows = factor.dense()
+            if rows.shape[1] > NARROW:
+                add_product(total, rows)
+            else:
+                narrow.append(rows)
+            del rows
+    narrow += [f.dense() for f in factors if f.right is None and id(f.left) in biases]
+    if narrow:
+        add_product(total, narrow[0] if len(narrow) == 1 else torch.cat(narrow, 1))
     return mirror(total)
 
 
