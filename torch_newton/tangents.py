@@ -22,7 +22,6 @@ from torch import Tensor
 from .flat import flatten, unflatten
 from .symmetric_product import add_pairs, add_product, mirror
 
-
 NARROW = 256
 """Columns up to which blocks of rows are put side by side before they are multiplied."""
 
