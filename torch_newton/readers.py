@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class Use:
         operand: n x b; None where the cotangent's rows, summed over those of one sample, are
             the derivative.
         cotangent_is_left: whether the derivative is a x b, rather than b x a.
+        scale: a number that the derivative is multiplied by.
     """
 
     param: int
@@ -42,6 +43,7 @@ class Use:
     rows: Rows
     operand: Tensor | None
     cotangent_is_left: bool = True
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def find_uses(roots: Sequence[Node], params: Sequence[Tensor]) -> Found:
             if use is None:
                 unread.add(view.param)
             else:
-                uses.append(use)
+                uses.append(use if view.scale == 1 else replace(use, scale=view.scale))
     return Found([use for use in uses if use.param not in unread], unread)
 
 

@@ -174,11 +174,13 @@ def _read_term(
 
 def _factor(use: Use, place: Placement, left: Tensor, columns: int) -> Factor | None:
     if use.operand is None:
-        return Factor(left, None)
+        return Factor(left if use.scale == 1 else left * use.scale, None)
     operand = use.operand.to(left.dtype)
     if isinstance(place, Blocks) and len(operand) * columns != left.shape[0] * left.shape[1]:
         return None
     right = place.gather(operand)
+    if use.scale != 1:
+        right = right * use.scale
     if columns > 1:
         right = right.repeat_interleave(columns, 0)
     return Factor(left, right) if use.cotangent_is_left else Factor(right, left)

@@ -1,9 +1,9 @@
-"""How a parameter reaches the operation that uses it: as it is, transposed, or broadcast."""
+"""How a parameter reaches the operation that uses it: transposed, broadcast, or scaled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,11 +21,13 @@ class View:
         transposed: whether its entries come in the order of its transpose.
         shape: its shape there, with 1 in place of every broadcast dimension; None where the
             view is a part of the parameter or another rearrangement, which no reader knows.
+        scale: a number that it is multiplied by.
     """
 
     param: int
     transposed: bool
     shape: tuple[int, ...] | None
+    scale: float = 1.0
 
 
 class Views:
@@ -43,14 +45,17 @@ class Views:
         if node in self._known:
             return self._known[node]
         name = node.name()
-        parent = node.next_functions[0][0] if name in VIEWS else None
+        parent = _source(node) if name in VIEWS or name in SCALES else None
         source = None if parent is None else self.at(parent)
-        if source is None:
-            found = None
-        elif name == "TBackward0" and source.shape is not None and len(source.shape) == 2:
-            found = View(source.param, not source.transposed, source.shape[::-1])
+        if source is None or source.shape is None:
+            found = source
+        elif name in SCALES:
+            scale = SCALES[name](node)
+            found = None if scale is None else replace(source, scale=scale * source.scale)
+        elif name == "TBackward0" and len(source.shape) == 2:
+            found = replace(source, transposed=not source.transposed, shape=source.shape[::-1])
         else:
-            found = self._rearranged(source.param, node)
+            found = replace(self._rearranged(source.param, node), scale=source.scale)
         self._known[node] = found
         return found
 
@@ -59,15 +64,16 @@ class Views:
         size = self._params[param].shape
         order = torch.arange(size.numel()).reshape(size)
         chain = [node]
-        while (view := VIEWS.get(chain[-1].name())) is not None:
-            parent = chain[-1].next_functions[0][0]
+        while chain[-1].name() in VIEWS or chain[-1].name() in SCALES:
+            parent = _source(chain[-1])
             if parent is None:
                 break
             chain.append(parent)
         found = order
         for step in reversed(chain[:-1]):
-            view = VIEWS[step.name()]
-            shape = output_shape(step)
+            if step.name() in SCALES:
+                continue
+            view, shape = VIEWS[step.name()], output_shape(step)
             if view is None or shape is None:
                 return View(param, False, None)
             found = view(step, found, shape)
@@ -80,6 +86,12 @@ class Views:
         if len(size) == 2 and torch.equal(flat, order.T.reshape(-1)):
             return View(param, True, tuple(found.shape))
         return View(param, False, None)
+
+
+def _source(node: Node) -> Node | None:
+    """The only input that needs a gradient."""
+    parents = [parent for parent, _ in node.next_functions if parent is not None]
+    return parents[0] if len(parents) == 1 else None
 
 
 def _dim(number: int) -> int:
@@ -111,3 +123,29 @@ VIEWS: dict[str, Callable[[Node, Tensor, torch.Size], Tensor] | None] = {
     "UnbindBackward0": None,
 }
 """Views of a parameter, and what they do to a tensor; None for those that take a part of it."""
+
+
+def _factor(node: Node) -> float | None:
+    """The number by which a tensor is multiplied; None where it is a tensor."""
+    first = node.next_functions[0][0] is not None
+    return _number(saved(node, "other" if first else "self"))
+
+
+def _divisor(node: Node) -> float | None:
+    """One over the number by which a tensor is divided."""
+    number = _number(saved(node, "other"))
+    return 1 / number if number and node.next_functions[0][0] is not None else None
+
+
+def _number(value: Tensor | float | None) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.ndim == 0 else None
+    return None if value is None else float(value)
+
+
+SCALES: dict[str, Callable[[Node], float | None]] = {
+    "DivBackward0": _divisor,
+    "MulBackward0": _factor,
+    "NegBackward0": lambda node: -1.0,
+}
+"""Multiplications by a number."""
