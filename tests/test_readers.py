@@ -183,7 +183,7 @@ SMALL: dict[str, Callable[[], Graph]] = {
         lambda w, p: torch.tanh(POINTS @ w)[:, 0] * p[0] + p[1], (3, 1), (2,)
     ),
     "unpacked vector": lambda: functional(
-        lambda w, p: [a * torch.tanh(POINTS @ w)[:, 0] + b for a, b in [p.unbind()]][0],
+        lambda w, p: next(a * torch.tanh(POINTS @ w)[:, 0] + b for a, b in [p.unbind()]),
         (3, 1),
         (2,),
     ),
