@@ -25,7 +25,7 @@ from .flat import flatten
 from .graph import leaf
 from .operators import LinearOperator, symmetric
 from .output_root import Root, output_root
-from .residuals import Residuals
+from .residuals import Residuals, Term
 from .rows import read_tangents
 from .tangents import Tangents
 
@@ -41,8 +41,8 @@ class FunctionSpace:
 
     Attributes:
         tangents: the rows, R x P, with the square root of Q multiplied in.
-        target: R entries with J^T target = the gradient of the terms that the rows are of.
-        gradient: that gradient.
+        target: R entries, Q^{-1/2} times the slope of the loss in z.
+        gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
         gram: the smaller of the two.
@@ -140,13 +140,10 @@ def function_space(
         if root is None:
             return None
         roots.append(root)
-    target = flatten(root.solve(term.gradient) for term, root in zip(terms, roots, strict=True))
-    gradient = None
-    if (
-        derivatives is not None
-        and len(terms) == len(residuals.terms)
-        and not residuals.unrecognised
-    ):
+    pieces = [root.solve(term.gradient) for term, root in zip(terms, roots, strict=True)]
+    target, gradient = flatten(pieces), None
+    whole = len(terms) == len(residuals.terms) and not residuals.unrecognised
+    if derivatives is not None and whole and _reach(pieces, terms, roots):
         gradient = flatten(
             torch.zeros_like(param) if found is None else found.detach()
             for param, found in zip(params, derivatives, strict=True)
@@ -156,6 +153,19 @@ def function_space(
     if tangents is None:
         tangents = tangents_by_autograd(terms, params, roots)
     return None if tangents is None else FunctionSpace(tangents, target, gradient)
+
+
+def _reach(pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[Root]) -> bool:
+    """Whether Q^{1/2} times the pieces is the slope of the loss in z.
+
+    It is not where a loss has slope but no second derivative, as Huber's has far out.
+    """
+    norm, tolerance = torch.linalg.vector_norm, torch.finfo(pieces[0].dtype).eps ** 0.75
+    return all(
+        bool(norm(root.apply(piece) - term.gradient) <= tolerance * norm(term.gradient))
+        for piece, term, root in zip(pieces, terms, roots, strict=True)
+        if term.curvature is None  # a square has slope only where it has curvature
+    )
 
 
 def _cholesky(gram: Tensor, damping: float) -> Tensor:
