@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from conftest import randn
 from torch import Tensor, nn
 
-from torch_newton import RegNewton, find_residuals, readers
+from torch_newton import RegNewton, find_residuals, readers, rows
 from torch_newton.by_autograd import tangents_by_autograd
 from torch_newton.function_space import FunctionSpace, function_space
 from torch_newton.output_root import output_root
+from torch_newton.readers import Use
 from torch_newton.rows import read_tangents
 from torch_newton.step import Path
 from torch_newton.views import VIEWS
@@ -266,33 +267,116 @@ def agreeing_step(make: Callable[[], Problem], **options: object) -> tuple[Tenso
     return one_step(make(), damping=0.5, cg_tol=1e-12, **options)
 
 
-@pytest.mark.parametrize("make", [regression, cross_entropy, pinn, convolution])
+SOLVED = [regression, cross_entropy, pinn, convolution]
+
+
+def scaled(use: Use) -> Use:
+    return use if use.operand is None else replace(use, operand=1.5 * use.operand)
+
+
+def rolled(use: Use) -> Use:
+    return use if use.operand is None else replace(use, operand=use.operand.roll(1, 0))
+
+
+def halved(use: Use) -> Use:
+    return replace(use, rows=lambda cotangent: 0.5 * use.rows(cotangent))
+
+
+def turned(use: Use) -> Use:
+    return replace(use, cotangent_is_left=not use.cotangent_is_left)
+
+
+def shuffled(use: Use) -> Use:
+    return replace(use, rows=lambda cotangent: use.rows(cotangent).flip(0))
+
+
+CORRUPTED = [scaled, rolled, halved, turned, shuffled]
+
+
+def corrupt(monkeypatch: pytest.MonkeyPatch, change: Callable[[Use], Use]) -> None:
+    """Have every reader say something wrong about its operation."""
+
+    def wrong(right: Callable[..., Use | None]) -> Callable[..., Use | None]:
+        def reader(*arguments: object) -> Use | None:
+            use = right(*arguments)
+            return None if use is None else change(use)
+
+        return reader
+
+    for name, right in readers.READERS.items():
+        monkeypatch.setitem(readers.READERS, name, wrong(right))
+
+
+@pytest.mark.parametrize("change", CORRUPTED)
+@pytest.mark.parametrize("make", SOLVED)
+def test_structure_that_was_read_wrongly_is_found_out(
+    make: Callable[[], Problem], change: Callable[[Use], Use], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, params = make()
+    value = loss()
+    residuals = find_residuals(value)
+    roots = [root for term in residuals.terms if (root := output_root(term)) is not None]
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, params)])
+    residuals = find_residuals(loss())
+    target = torch.cat(
+        [
+            root.solve(term.gradient).reshape(-1)
+            for term, root in zip(residuals.terms, roots, strict=True)
+        ]
+    )
+    if change is turned and make is convolution:
+        pytest.skip("its only matrix is a row")
+    corrupt(monkeypatch, change)
+    for known in (None, (target, gradient)):
+        assert read_tangents(residuals.terms, params, roots, known) is None
+
+
+@pytest.mark.parametrize("make", SOLVED)
 def test_the_direction_does_not_depend_on_the_structure_found(
     make: Callable[[], Problem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, plain = agreeing_step(make, preconditioner=None)
-    found, with_structure = agreeing_step(make)
+    found, _ = agreeing_step(make)
     assert plain.last_step is not None
     assert plain.last_step.path in (Path.PLAIN, Path.INDEFINITE)
-    assert with_structure.last_step is not None
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
-
-    # A reader that gets every product wrong, which the random check must find out.
-    right = readers.READERS["AddmmBackward0"]
-
-    def wrong(*arguments: object) -> object:
-        use = right(*arguments)  # type: ignore[arg-type]
-        if use is None or use.operand is None:
-            return use
-        return replace(use, operand=1.5 * use.operand)
-
-    monkeypatch.setitem(readers.READERS, "AddmmBackward0", wrong)
-    loss, params = make()
-    residuals = find_residuals(loss())
-    roots = [output_root(term) for term in residuals.terms]
-    assert read_tangents(residuals.terms, params, [r for r in roots if r is not None]) is None
-    corrupted, _ = agreeing_step(make)
+    with monkeypatch.context() as patch:
+        corrupt(patch, scaled)  # found out, and differentiated by autograd instead
+        corrupted, _ = agreeing_step(make)
     torch.testing.assert_close(corrupted, expected, rtol=1e-7, atol=1e-10)
+    with monkeypatch.context() as patch:
+        corrupt(patch, scaled)  # believed: a worse preconditioner of the same system
+        patch.setattr(rows, "_explains", lambda *arguments: True)
+        believed, _ = agreeing_step(make)
+    torch.testing.assert_close(believed, expected, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", SOLVED)
+def test_the_gauss_newton_direction_does_not_depend_on_the_structure_found(
+    make: Callable[[], Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = agreeing_step(make, curvature="gauss_newton", preconditioner=None)
+    found, in_space = agreeing_step(make, curvature="gauss_newton")
+    assert in_space.last_step is not None
+    assert in_space.last_step.path is Path.FUNCTION_SPACE
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
+    corrupt(monkeypatch, shuffled)
+    corrupted, _ = agreeing_step(make, curvature="gauss_newton")
+    torch.testing.assert_close(corrupted, expected, rtol=1e-7, atol=1e-10)
+
+
+def test_rows_without_residuals_are_checked_too() -> None:
+    """The gradient at hand says nothing about rows whose residual is zero."""
+    net, x, y = mlp(2, 6, 1), randn(20, 2), randn(20, 1, seed=2)
+    params = list(net.parameters())
+    y[1:] = net(x)[1:].detach()
+    value = F.mse_loss(net(x), y)
+    gradients = torch.autograd.grad(value, params, retain_graph=True)
+    space = function_space(find_residuals(value), params, gradients)
+    assert space is not None
+    G = find_residuals(value).gauss_newton(params).dense()
+    J = space.tangents.dense()
+    torch.testing.assert_close(J.T @ J, G, rtol=1e-10, atol=1e-12)
 
 
 def test_weight_decay_in_the_loss_is_left_to_the_exact_hessian() -> None:
