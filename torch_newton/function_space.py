@@ -27,6 +27,7 @@ from .operators import LinearOperator, symmetric
 from .output_root import Root, output_root
 from .residuals import Residuals, Term
 from .rows import read_tangents
+from .symmetric_product import symmetric_product
 from .tangents import Tangents
 
 MAX_SIZE = 3000
@@ -57,8 +58,7 @@ class FunctionSpace:
         if self.dual:
             self.gram = tangents.gram()
         else:
-            rows = tangents.dense()
-            self.gram = rows.T @ rows
+            self.gram = symmetric_product(tangents.dense().T)
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""

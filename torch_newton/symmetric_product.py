@@ -16,6 +16,13 @@ def _blocks(size: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, size)) for start in range(0, size, step))
 
 
+def symmetric_product(A: Tensor) -> Tensor:
+    """A A^T."""
+    total = A.new_zeros(len(A), len(A))
+    add_product(total, A)
+    return mirror(total)
+
+
 def add_product(total: Tensor, A: Tensor) -> None:
     """Add the lower half of A A^T, in blocks, to `total`."""
     for start, end in _blocks(len(A)):

@@ -70,8 +70,8 @@ class Factor:
         return self.left.shape[2] * b == param.numel()
 
     def is_small(self) -> bool:
-        """Whether the rows themselves take no more memory than their factors."""
-        if self.right is None:
+        """Whether the rows themselves take no more memory than the factors of several uses."""
+        if self.left.shape[1] == 1 or self.right is None:
             return self.left.shape[1] > 1
         uses, a, b = *self.left.shape[1:], self.right.shape[2]
         return a * b <= uses * (a + b)
@@ -136,12 +136,14 @@ def gram(factors: Sequence[Factor]) -> Tensor:
     biases = {id(factor.left) for factor in factors if factor.right is None}
     narrow = []
     for factor in factors:
-        if factor.right is not None and _in_pairs(factor):
-            # A bias beside its weight has the same L, and ones for R.
-            beside = factor.left.shape[1] == 1 and id(factor.left) in biases
+        if factor.right is None:
+            continue
+        # A bias beside its weight has the same L, and ones for R.
+        beside = factor.left.shape[1] == 1 and id(factor.left) in biases
+        if _in_pairs(factor, beside):
             biases -= {id(factor.left)} if beside else set()
             add_pairs(total, factor.left, factor.right, 1.0 if beside else 0.0)
-        elif factor.right is not None:
+        else:
             rows = factor.dense()
             if rows.shape[1] > NARROW:
                 add_product(total, rows)
@@ -154,12 +156,15 @@ def gram(factors: Sequence[Factor]) -> Tensor:
     return mirror(total)
 
 
-def _in_pairs(factor: Factor) -> bool:
+def _in_pairs(factor: Factor, with_bias: bool) -> bool:
     """Whether products of pairs of uses take fewer operations than the rows themselves."""
     if factor.right is None:
         return False
     (size, uses, a), b = factor.left.shape, factor.right.shape[2]
-    return size * uses**2 * (a + b) < (size + 2 * uses) * a * b
+    if a * b <= NARROW:
+        return False
+    of_rows = (size + 2 * uses) * a * b + (size * a if with_bias else 0)
+    return size * uses**2 * (a + b) < of_rows
 
 
 Part = dict[int, Factor]
