@@ -161,10 +161,17 @@ def jacobian_at(
         )
         return flatten(grads)
 
+    pulled: list[tuple[Tensor, Tensor]] = []
+
     def push_forward(v: Tensor) -> Tensor:
-        u = torch.zeros(rows, dtype=v.dtype, device=v.device, requires_grad=True)
+        if not pulled:  # linear in u, so that one graph serves every v
+            u = torch.zeros(rows, dtype=v.dtype, device=v.device, requires_grad=True)
+            pulled.append((u, pull_back(u, create_graph=True)))
+        u, gradient = pulled[0]
+        if not gradient.requires_grad:
+            return torch.zeros_like(u)
         (product,) = torch.autograd.grad(
-            pull_back(u, create_graph=True), u, v, allow_unused=True, materialize_grads=True
+            gradient, u, v, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         return product.detach()
 

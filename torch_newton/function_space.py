@@ -129,10 +129,26 @@ def function_space(
         derivatives: the gradient of the whole loss, where it is at hand: it spares a backward
             pass in checking what was read.
     """
-    terms = [term for term in residuals.terms if leaf(term.z.node) is None]
     size = sum(param.numel() for param in params)
-    rows = sum(term.like.numel() for term in terms)
-    if rows == 0 or min(rows, size) > MAX_SIZE or (size < rows and rows * size > MAX_ENTRIES):
+    rows = sum(term.like.numel() for term in _of_outputs(residuals))
+    if min(rows, size) > MAX_SIZE or (size < rows and rows * size > MAX_ENTRIES):
+        return None
+    found = read_rows(residuals, params, derivatives)
+    return None if found is None else FunctionSpace(*found)
+
+
+def _of_outputs(residuals: Residuals) -> list[Term]:
+    return [term for term in residuals.terms if leaf(term.z.node) is None]
+
+
+def read_rows(
+    residuals: Residuals,
+    params: Sequence[Tensor],
+    derivatives: Sequence[Tensor | None] | None = None,
+) -> tuple[Tangents, Tensor, Tensor | None] | None:
+    """What a `FunctionSpace` is made of, for any number of rows."""
+    terms = _of_outputs(residuals)
+    if not terms:
         return None
     roots: list[Root] = []
     for term in terms:
@@ -152,7 +168,7 @@ def function_space(
     tangents = read_tangents(terms, params, roots, known)
     if tangents is None:
         tangents = tangents_by_autograd(terms, params, roots)
-    return None if tangents is None else FunctionSpace(tangents, target, gradient)
+    return None if tangents is None else (tangents, target, gradient)
 
 
 def _reach(pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[Root]) -> bool:

@@ -60,6 +60,17 @@ class Factor:
             return (self.left[:, 0, :, None] * self.right).flatten(1)
         return (self.left.mT @ self.right).flatten(1)
 
+    def squared_norms(self) -> Tensor:
+        """The squared norm of each row."""
+        if self.right is None:
+            return self._sums().square().sum(1)
+        return ((self.left @ self.left.mT) * (self.right @ self.right.mT)).sum((1, 2))
+
+    def take(self, index: Tensor, scale: Tensor) -> Factor:
+        """Some of the rows, each times a number."""
+        right = None if self.right is None else self.right[index]
+        return Factor(self.left[index] * scale[:, None, None], right)
+
     def gram(self) -> Tensor:
         """J J^T, R x R."""
         return gram([self])
@@ -113,6 +124,19 @@ class Tangents:
         """J J^T, R x R: the empirical neural tangent kernel of z."""
         factors = [factor for factor in self.factors if factor is not None]
         return gram(factors) if factors else self.like[0].new_zeros(self.rows, self.rows)
+
+    def squared_norms(self) -> Tensor:
+        """The diagonal of J J^T."""
+        total = self.like[0].new_zeros(self.rows)
+        for factor in self.factors:
+            if factor is not None:
+                total += factor.squared_norms()
+        return total
+
+    def take(self, index: Tensor, scale: Tensor) -> Tangents:
+        """The rows of the given numbers, each times a number."""
+        factors = [None if f is None else f.take(index, scale) for f in self.factors]
+        return Tangents(factors, self.like, len(index))
 
     def dense(self) -> Tensor:
         """J, R x P."""
