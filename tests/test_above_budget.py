@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from conftest import mlp, randn, symmetric_with
 from torch import Tensor
 
-from torch_newton import RegNewton, find_residuals, from_dense
+from torch_newton import RegNewton, find_residuals, from_dense, function_space
 from torch_newton.function_space import read_rows
 from torch_newton.nystrom import Nystrom, approximation, damped_inverse
-from torch_newton.sampled_rows import SampledRows, sample
+from torch_newton.sampled_rows import SampledRows, SampledSpace, sample
+from torch_newton.step import Path
 from torch_newton.tangents import Tangents
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -135,3 +136,32 @@ def test_bad_numbers_are_refused() -> None:
         Nystrom(rank=0)
     with pytest.raises(ValueError, match="at least 1"):
         SampledRows(0)
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("damping", [1e-1, 1e-9])
+def test_auto_takes_a_sample_above_the_budget(
+    curvature: str, damping: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move(**options: object) -> tuple[Tensor, RegNewton]:
+        params, _ = fit()
+        before = torch.cat([p.detach().reshape(-1) for p in params])
+        optimizer = RegNewton(params, damping=damping, curvature=curvature, **options)  # type: ignore[arg-type]
+        optimizer.step(loss_of(params))
+        return torch.cat([p.detach().reshape(-1) for p in params]) - before, optimizer
+
+    expected, _ = move()
+    monkeypatch.setattr(function_space, "MAX_SIZE", 20)
+    found, optimizer = move()
+    assert optimizer.last_step is not None
+    assert optimizer.last_step.path in (Path.SAMPLED_ROWS, Path.INDEFINITE)
+    if damping > 1e-3:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert bool(found.isfinite().all())
+
+
+def test_an_undamped_sample_is_inverted_too() -> None:
+    found = tangents()
+    assert bool(
+        torch.isfinite(SampledSpace(found, 5).at(0.0) @ torch.ones(found.dense().shape[1])).all()
+    )

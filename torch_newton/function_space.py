@@ -129,12 +129,17 @@ def function_space(
         derivatives: the gradient of the whole loss, where it is at hand: it spares a backward
             pass in checking what was read.
     """
-    size = sum(param.numel() for param in params)
-    rows = sum(term.like.numel() for term in _of_outputs(residuals))
-    if min(rows, size) > MAX_SIZE or (size < rows and rows * size > MAX_ENTRIES):
+    if not within_budget(residuals, params):
         return None
     found = read_rows(residuals, params, derivatives)
     return None if found is None else FunctionSpace(*found)
+
+
+def within_budget(residuals: Residuals, params: Sequence[Tensor]) -> bool:
+    """Whether a system of as many rows, or as many parameters, can be factored at each step."""
+    size = sum(param.numel() for param in params)
+    rows = sum(term.like.numel() for term in _of_outputs(residuals))
+    return min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES)
 
 
 def _of_outputs(residuals: Residuals) -> list[Term]:

@@ -46,6 +46,7 @@ class QuadraticModel:
         at_damping: a preconditioner for each lambda, where the user gave one.
         space: the function space of the loss, where it could be read.
         exact_inverse: whether the damped inverse in `space` is that of A itself.
+        path: how the system is solved, where that does not follow from the above.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class QuadraticModel:
         at_damping: AtDamping | None = None,
         space: FunctionSpace | None = None,
         exact_inverse: bool = False,
+        path: Path | None = None,
     ) -> None:
         self.gradient = gradient
         self.gradient_norm = float(torch.linalg.vector_norm(gradient))
@@ -65,7 +67,7 @@ class QuadraticModel:
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
-            self.path = Path.PLAIN if at_damping is None else Path.USER
+            self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
 
         def counted(v: Tensor) -> Tensor:
             self.products += 1

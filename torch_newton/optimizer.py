@@ -20,12 +20,13 @@ from .curvature import (
 from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
 from .flat import flatten
-from .function_space import function_space
+from .function_space import function_space, within_budget
 from .model import Proposal, QuadraticModel
 from .options import Options, check_group, check_lr, check_params
 from .preconditioners import Preconditioner
 from .residuals import find_residuals
-from .step import Step, Stop
+from .sampled_rows import sampled_space
+from .step import Path, Step, Stop
 from .trials import Trials
 
 
@@ -212,14 +213,18 @@ class RegNewton(torch.optim.Optimizer):
                 "norms at zero, and for overflow; the step changed nothing"
             )
         prepare, at_damping, space = options.preconditioner, None, None
+        hessian, sampled, path = options.curvature == "hessian", None, None
+        residuals = None if hessian and prepare != "auto" else find_residuals(loss)
         if callable(prepare):
             at_damping = prepare(loss, params)
-        if options.curvature == "hessian":
+        elif prepare == "auto" and residuals is not None:
+            if within_budget(residuals, params):
+                space = function_space(residuals, params, derivatives)
+            elif (sampled := sampled_space(residuals, params, derivatives)) is not None:
+                at_damping, path = sampled.at, Path.SAMPLED_ROWS
+        if residuals is None or hessian:
             curvature = hessian_from_gradient(derivatives, params)
-            if prepare == "auto":
-                space = function_space(find_residuals(loss), params, derivatives)
-            return QuadraticModel(gradient, curvature, at_damping, space)
-        residuals = find_residuals(loss)
+            return QuadraticModel(gradient, curvature, at_damping, space, path=path)
         if not residuals.terms or residuals.unrecognised:
             raise ClosureError(
                 "curvature='gauss_newton' needs a loss that is a sum of squares, a "
@@ -227,11 +232,12 @@ class RegNewton(torch.optim.Optimizer):
                 f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
                 "curvature='hessian'"
             )
-        if prepare == "auto":
-            space = function_space(residuals, params, derivatives)
         if space is not None and space.tangents.rows == residuals.rows:
             return QuadraticModel(gradient, space.gauss_newton(), None, space, exact_inverse=True)
-        return QuadraticModel(gradient, residuals.gauss_newton(params), at_damping, space)
+        if sampled is not None and sampled.tangents.rows == residuals.rows:
+            return QuadraticModel(gradient, sampled.gauss_newton(), at_damping, path=path)
+        curvature = residuals.gauss_newton(params)
+        return QuadraticModel(gradient, curvature, at_damping, space, path=path)
 
     def _attempts(
         self,

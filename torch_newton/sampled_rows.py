@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .function_space import FunctionSpace, read_rows
+from .operators import LinearOperator, symmetric
 from .preconditioners import AtDamping
-from .residuals import find_residuals
+from .residuals import Residuals, find_residuals
 from .tangents import Tangents
 
 
@@ -36,14 +37,50 @@ class SampledRows:
 
     def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> AtDamping | None:
         """None where the loss or its graph holds what is not known."""
-        found = read_rows(find_residuals(loss), params)
-        return None if found is None else self.of(found[0])
+        found = sampled_space(find_residuals(loss), params, count=self.rows)
+        return None if found is None else found.at
 
-    def of(self, tangents: Tangents) -> AtDamping:
-        """The inverse for rows that have been read already."""
-        chosen = sample(tangents, self.rows)
-        space = FunctionSpace(chosen, chosen.like[0].new_zeros(chosen.rows))
-        return lambda damping: space.at(damping).operator()
+
+class SampledSpace:
+    """All rows of a Gauss-Newton matrix, and the damped inverse that a sample of them gives.
+
+    Attributes:
+        tangents: all rows, R x P.
+    """
+
+    def __init__(self, tangents: Tangents, count: int) -> None:
+        self.tangents = tangents
+        chosen = sample(tangents, count)
+        self._space = FunctionSpace(chosen, chosen.like[0].new_zeros(chosen.rows))
+
+    def gauss_newton(self) -> LinearOperator:
+        """The Gauss-Newton matrix of all rows, P x P."""
+        like = self._space.target
+        return symmetric(
+            self._space.size,
+            lambda v: self.tangents.pull(self.tangents.push(v)),
+            dtype=like.dtype,
+            device=like.device,
+        )
+
+    def at(self, damping: float) -> LinearOperator:
+        """The inverse of the sample's matrix plus `damping` times the identity.
+
+        Without damping that is singular, and a little is put in its place.
+        """
+        least = torch.finfo(self._space.gram.dtype).eps * float(self._space.gram.trace())
+        return self._space.at(damping or least or 1.0).operator()
+
+
+def sampled_space(
+    residuals: Residuals,
+    params: Sequence[Tensor],
+    derivatives: Sequence[Tensor | None] | None = None,
+    count: int = 1000,
+) -> SampledSpace | None:
+    """The arguments are those of `function_space`; of any number of rows `count` are used."""
+    found = read_rows(residuals, params, derivatives)
+    return None if found is None else SampledSpace(found[0], count)
 
 
 def sample(tangents: Tangents, count: int) -> Tangents:

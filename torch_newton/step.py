@@ -36,6 +36,7 @@ class Path(enum.Enum):
     USER = "conjugate gradients, preconditioned by the callable given"
     FUNCTION_SPACE = "the Gauss-Newton step in function space, then conjugate gradients from it"
     INDEFINITE = "minimum residuals, because the matrix is indefinite"
+    SAMPLED_ROWS = "conjugate gradients, preconditioned by a sample of the rows in function space"
 
 
 @dataclass(frozen=True)
