@@ -16,9 +16,11 @@ from .curvature import (
 )
 from .damping import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
 from .minres import minimum_residual
+from .nystrom import Nystrom
 from .operators import LinearOperator, damped, from_dense, identity
 from .optimizer import RegNewton
 from .residuals import Residuals, Term, find_residuals
+from .sampled_rows import SampledRows
 from .solve import SolveError, inverse
 from .spectrum import (
     Eigenvalue,
@@ -49,9 +51,11 @@ __all__ = [
     "LinearOperator",
     "NonFiniteLossError",
     "NotTwiceDifferentiableError",
+    "Nystrom",
     "Path",
     "RegNewton",
     "Residuals",
+    "SampledRows",
     "Scale",
     "Solution",
     "SolveError",

@@ -1,8 +1,8 @@
 """Autograd's graph, as far as this package reads it.
 
 The names of autograd's nodes and what they have saved are private to PyTorch. They are read here
-and interpreted in `residuals` and `tangents`, nowhere else; a graph that holds others is reported
-as not recognised, which costs speed and never correctness.
+and interpreted in `residuals`, `readers` and `views`, nowhere else; a graph that holds others is
+reported as not recognised, which costs speed and never correctness.
 """
 
 from __future__ import annotations
