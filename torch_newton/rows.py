@@ -149,8 +149,7 @@ def _read_term(
         return dict(zip(edges, found, strict=True))
 
     passes = [cotangents(rho * root.row(c)) for c in range(columns)]
-    mixture = torch.rand(columns, generator=generator, dtype=torch.float64).to(rho) + 0.5
-    finder = _Finder(rho * mixture, cotangents, search)
+    finder = _Finder(rho, columns, cotangents, search)
     lefts: dict[tuple[GradientEdge, Rows], tuple[Placement, Tensor]] = {}
     pieces: dict[int, list[Factor]] = {}
     for use in uses:
@@ -162,8 +161,9 @@ def _read_term(
             place = finder.place(use, rows[0])
             if place is None:
                 raise _UnreadableError(use.param)
-            left = torch.stack([place.gather(r) for r in rows], 1) / rho[:, :, None, None]
-            lefts[key] = place, left.flatten(0, 1)
+            gathered = [place.gather(r) / rho[:, :, None] for r in rows]
+            left = gathered[0] if columns == 1 else torch.stack(gathered, 1).flatten(0, 1)
+            lefts[key] = place, left
         place, left = lefts[key]
         factor = _factor(use, place, left, columns)
         if factor is None or not factor.fits(params[use.param]):
@@ -191,17 +191,19 @@ class _Finder:
     """Places rows among samples, by two further backward passes, or one, where it must.
 
     Attributes:
-        weights: M x C, those of a pass that every used row feels.
+        rho: M x 1, the samples' weights.
+        columns: C.
         cotangents: a backward pass.
         search: whether it must wherever there is a choice.
     """
 
-    weights: Tensor
+    rho: Tensor
+    columns: int
     cotangents: Callable[[Tensor], Cotangents]
     search: bool
 
     def place(self, use: Use, rows: Tensor) -> Placement | None:
-        samples = len(self.weights)
+        samples = len(self.rho)
         if not self.search and fits_blocks(rows, samples):
             return Blocks(samples)
         plain, numbered = (found[use.output] for found in self._passes)
@@ -211,5 +213,8 @@ class _Finder:
 
     @cached_property
     def _passes(self) -> tuple[Cotangents, Cotangents]:
-        numbers = torch.arange(1, len(self.weights) + 1).to(self.weights)
-        return self.cotangents(self.weights), self.cotangents(numbers[:, None] * self.weights)
+        generator = torch.Generator().manual_seed(2)
+        mixture = torch.rand(self.columns, generator=generator, dtype=torch.float64) + 0.5
+        weights = self.rho * mixture.to(self.rho)
+        numbers = torch.arange(1, len(self.rho) + 1).to(self.rho)
+        return self.cotangents(weights), self.cotangents(numbers[:, None] * weights)
