@@ -148,8 +148,10 @@ def _read_term(
         )
         return dict(zip(edges, found, strict=True))
 
-    passes = [cotangents(rho * root.row(c)) for c in range(columns)]
     finder = _Finder(rho, columns, cotangents, search)
+    if search and (mixed := next(filter(finder.mixes, uses), None)) is not None:
+        raise _UnreadableError(mixed.param)
+    passes = [cotangents(rho * root.row(c)) for c in range(columns)]
     lefts: dict[tuple[GradientEdge, Rows], tuple[Placement, Tensor]] = {}
     pieces: dict[int, list[Factor]] = {}
     for use in uses:
@@ -206,10 +208,17 @@ class _Finder:
         samples = len(self.rho)
         if not self.search and fits_blocks(rows, samples):
             return Blocks(samples)
+        return self._searched(use)
+
+    def mixes(self, use: Use) -> bool:
+        """Whether rows of this use belong to several samples."""
+        return self._passes[0][use.output] is not None and self._searched(use) is None
+
+    def _searched(self, use: Use) -> Placement | None:
         plain, numbered = (found[use.output] for found in self._passes)
         if plain is None or numbered is None:
             return None
-        return placement(use.rows(plain), use.rows(numbered), samples)
+        return placement(use.rows(plain), use.rows(numbered), len(self.rho))
 
     @cached_property
     def _passes(self) -> tuple[Cotangents, Cotangents]:
