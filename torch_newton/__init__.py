@@ -29,7 +29,7 @@ from .spectrum import (
     lanczos,
     negative_fraction,
 )
-from .step import Path, Step, Stop
+from .step import Arm, Path, Step, Stop
 
 try:
     __version__ = version("torch-newton")
@@ -38,6 +38,7 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 __all__ = [
     "Adaptive",
+    "Arm",
     "Attempt",
     "Captured",
     "ClosureError",
