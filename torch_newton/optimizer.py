@@ -22,7 +22,7 @@ from .options import Options, check_group, check_lr, check_params
 from .preconditioners import Preconditioner
 from .reading import Reading, plain_gradient, read
 from .scaling import Scaling
-from .step import Arm, Path, Step, Stop
+from .step import Path, Step, Stop, arms_of, mask_of
 from .trials import Trials
 
 PRODUCTS = {(True, True): 3, (True, False): 10, (False, True): 50, (False, False): 50}
@@ -30,6 +30,9 @@ PRODUCTS = {(True, True): 3, (True, False): 10, (False, True): 50, (False, False
 
 There conjugate gradients start at the Gauss-Newton step, and a few products are worth most.
 """
+
+SCALES = ("scaling_rows", "scaling_columns")
+"""Where the state of a parameter keeps its part of D; the first alone is the diagonal itself."""
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -163,8 +166,7 @@ class RegNewton(torch.optim.Optimizer):
         params, options = trials.params, self.options
         memory = self.state.get(self._first_param(), {})
         history = History.from_numbers(memory["history"]) if "history" in memory else History()
-        among = frozenset(list(Arm)[i] for i in memory.get("among", range(len(Arm))))
-        among &= options.arms()
+        among = options.arms() & arms_of(memory["among"]) if "among" in memory else options.arms()
         planned = history.choose(among)
         captured, derivatives = trials.first(
             differentiable_gradient if planned.exact else plain_gradient
@@ -229,20 +231,23 @@ class RegNewton(torch.optim.Optimizer):
             step=step.iteration,
             last_step=step.numbers(),
             arms={**known, arm.name: own},
-            among=[number for number, member in enumerate(Arm) if member in among],
+            among=mask_of(among),
             history=history.numbers(),
         )
         if scaling is not None:
             for param, part in zip(params, scaling.parts, strict=True):
-                if part is not None:
-                    self.state[param]["scaling"] = part
+                self.state[param].update(
+                    (name, tensor) for name, tensor in zip(SCALES, part or (), strict=False)
+                )
         return captured.returned if captured.returned is not None else captured.loss.detach()
 
     def _scaling(self, reading: Reading) -> Scaling | None:
         """D of the rows at hand, not smaller than it has been."""
         if reading.space is None:
             return None
-        earlier = [self.state.get(param, {}).get("scaling") for param in reading.params]
+        states = [self.state.get(param, {}) for param in reading.params]
+        kept = [tuple(state[name] for name in SCALES if name in state) for state in states]
+        earlier = [part or None for part in kept]
         return Scaling.of(reading.space.tangents).maximum(earlier)
 
     def _attempts(

@@ -21,8 +21,11 @@ from torch import Tensor
 
 from .tangents import Factor, Tangents
 
-FLOOR = 1e-6
-"""Smallest entry of D, relative to the largest of the same parameter, in each direction."""
+FLOOR = 1e-3
+"""Smallest row or column sum of a weight matrix, relative to its largest."""
+
+TINY = 1e-24
+"""Smallest entry of D, relative to the largest, of what is no matrix: units may differ widely."""
 
 Part = tuple[Tensor, ...]
 """Of one parameter: the diagonal itself, or its row sums and its column sums."""
@@ -58,7 +61,7 @@ class Scaling:
         tops = [_top(part) for part in self.parts if part is not None]
         top = max(tops, default=1.0)
         return [
-            None if part is None or top == 0 else _root(part, FLOOR * top) for part in self.parts
+            None if part is None or top == 0 else _root(part, TINY * top) for part in self.parts
         ]
 
     @cached_property
@@ -114,7 +117,7 @@ def _root(part: Part, floor: float) -> Part:
     if not bool(total > 0):
         return torch.full_like(rows, floor**-0.25), torch.full_like(columns, floor**-0.25)
     return tuple(
-        (sums.clamp_min(FLOOR**0.5 * sums.max()) / total.sqrt()).rsqrt() for sums in (rows, columns)
+        (sums.clamp_min(FLOOR * sums.max()) / total.sqrt()).rsqrt() for sums in (rows, columns)
     )
 
 

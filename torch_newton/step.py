@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,6 +62,16 @@ class Arm(enum.Enum):
     def alike(self) -> Arm:
         """The arm with the same damping and the other curvature."""
         return next(arm for arm in Arm if arm.scaled == self.scaled and arm.exact != self.exact)
+
+
+def mask_of(arms: Collection[Arm]) -> int:
+    """A set of arms as one number: bit i is the i-th member."""
+    return sum(1 << i for i, arm in enumerate(Arm) if arm in arms)
+
+
+def arms_of(mask: int) -> frozenset[Arm]:
+    """The inverse of `mask_of`."""
+    return frozenset(arm for i, arm in enumerate(Arm) if int(mask) >> i & 1)
 
 
 @dataclass(frozen=True)
