@@ -15,21 +15,17 @@ from .curvature import (
     tangent_kernel,
 )
 from .damping import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
+from .density import SpectralDensity, negative_fraction, spectral_density
+from .inertia import Fraction, Inertia, inertia
+from .lanczos import Lanczos, lanczos
 from .minres import minimum_residual
 from .operators import LinearOperator, damped, from_dense, identity
 from .optimizer import RegNewton
 from .residuals import Residuals, Term, find_residuals
 from .solve import SolveError, inverse
-from .spectrum import (
-    Eigenvalue,
-    Extremes,
-    Fraction,
-    Lanczos,
-    extreme_eigenvalues,
-    lanczos,
-    negative_fraction,
-)
+from .spectrum import Eigenvalue, Extremes, extreme_eigenvalues
 from .step import Path, Step, Stop
+from .trace import Trace, trace
 
 try:
     __version__ = version("torch-newton")
@@ -45,6 +41,7 @@ __all__ = [
     "Extremes",
     "Fixed",
     "Fraction",
+    "Inertia",
     "Lanczos",
     "LinearOperator",
     "NonFiniteLossError",
@@ -55,9 +52,11 @@ __all__ = [
     "Scale",
     "Solution",
     "SolveError",
+    "SpectralDensity",
     "Step",
     "Stop",
     "Term",
+    "Trace",
     "Tridiagonal",
     "WidthScaled",
     "capture",
@@ -71,12 +70,15 @@ __all__ = [
     "gradient_and_hessian",
     "hessian",
     "identity",
+    "inertia",
     "inverse",
     "jacobian",
     "lanczos",
     "minimum_residual",
     "negative_fraction",
     "newton_tangent_kernel",
+    "spectral_density",
     "tangent_kernel",
+    "trace",
     "width",
 ]
