@@ -17,8 +17,11 @@ from .curvature import (
 from .damping import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
 from .density import SpectralDensity, negative_fraction, spectral_density
 from .inertia import Fraction, Inertia, inertia
+from .kernel_rows import KernelError
+from .kernels import KernelSpectrum, kernel_spectrum, tangent_gram
 from .lanczos import Lanczos, lanczos
 from .minres import minimum_residual
+from .newton_kernels import newton_tangent_gram
 from .operators import LinearOperator, damped, from_dense, identity
 from .optimizer import RegNewton
 from .residuals import Residuals, Term, find_residuals
@@ -42,6 +45,8 @@ __all__ = [
     "Fixed",
     "Fraction",
     "Inertia",
+    "KernelError",
+    "KernelSpectrum",
     "Lanczos",
     "LinearOperator",
     "NonFiniteLossError",
@@ -73,11 +78,14 @@ __all__ = [
     "inertia",
     "inverse",
     "jacobian",
+    "kernel_spectrum",
     "lanczos",
     "minimum_residual",
     "negative_fraction",
+    "newton_tangent_gram",
     "newton_tangent_kernel",
     "spectral_density",
+    "tangent_gram",
     "tangent_kernel",
     "trace",
     "width",
