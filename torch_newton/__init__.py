@@ -22,6 +22,7 @@ from .kernels import KernelSpectrum, kernel_spectrum, tangent_gram
 from .lanczos import Lanczos, lanczos
 from .minres import minimum_residual
 from .newton_kernels import newton_tangent_gram
+from .observation import Observation
 from .operators import LinearOperator, damped, from_dense, identity
 from .optimizer import RegNewton
 from .residuals import Residuals, Term, find_residuals
@@ -51,6 +52,7 @@ __all__ = [
     "LinearOperator",
     "NonFiniteLossError",
     "NotTwiceDifferentiableError",
+    "Observation",
     "Path",
     "RegNewton",
     "Residuals",

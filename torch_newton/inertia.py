@@ -10,6 +10,10 @@ from torch import Tensor
 from .operators import LinearOperator
 
 
+class NotFiniteError(ValueError):
+    """A matrix has entries that are not finite."""
+
+
 @dataclass(frozen=True)
 class Inertia:
     """The signs of the n eigenvalues of a symmetric matrix (Sylvester 1852).
@@ -79,7 +83,8 @@ def inertia(A: LinearOperator, *, epsilon: float | None = None) -> Inertia:
             none is given. Eigenvalues are known to ``n * epsilon * |A|``.
 
     Raises:
-        ValueError: A is not square, or not finite.
+        ValueError: A is not square.
+        NotFiniteError: A is not finite.
     """
     values, rounding = dense_eigenvalues(A, epsilon=epsilon)
     return Inertia.of(values, rounding)
@@ -99,14 +104,15 @@ def dense_symmetric(A: LinearOperator) -> Tensor:
     """A as a float64 matrix, made symmetric where rounding is not.
 
     Raises:
-        ValueError: A is not square, or not finite.
+        ValueError: A is not square.
+        NotFiniteError: A is not finite.
     """
     rows, columns = A.shape
     if rows != columns:
         raise ValueError(f"the operator must be square, not {rows} x {columns}")
     matrix = A.dense().double()
     if not bool(torch.isfinite(matrix).all()):
-        raise ValueError("the matrix is not finite: look for overflow in what it is made of")
+        raise NotFiniteError("the matrix is not finite: look for overflow in what it is made of")
     return (matrix + matrix.T) / 2
 
 

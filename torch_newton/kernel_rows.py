@@ -39,15 +39,15 @@ class Rows:
         plain: J, R x P.
         weighted: :math:`Q^{1/2} J`, or :math:`F^T J` with :math:`Q = F F^T`: for eigenvalues
             both serve.
+        scale: c where :math:`Q = c^2 I`, so that the one is c times the other; None elsewhere.
         rank: of Q: how many directions of the outputs the loss sees. A softmax does not see a
             shift common to all logits.
-        unrecognised: the names of the nodes at which the search for outputs gave up.
     """
 
     plain: Tangents
     weighted: Tangents
+    scale: float | None
     rank: int
-    unrecognised: list[str]
 
 
 def tangents_of(outputs: Tensor, params: Sequence[Tensor]) -> Tangents:
@@ -94,14 +94,15 @@ def of_matrix(J: Tensor, params: Sequence[Tensor]) -> Tangents:
     return Tangents([Factor(piece[:, None], None) for piece in pieces], params, len(J))
 
 
-def rows_of_loss(loss: Tensor, params: Sequence[Tensor]) -> Rows | None:
+def rows_of_loss(loss: Tensor, params: Sequence[Tensor]) -> tuple[Rows | None, list[str]]:
     """The rows of the outputs that `find_residuals` reads off the loss's graph.
 
     Those of a physics-informed loss are its residuals. Penalties on the parameters themselves
     are no outputs, and are left out.
 
     Returns:
-        The rows, or None where no outputs were found.
+        The rows, None where no outputs were found, and the names of the nodes at which the
+        search for them gave up.
 
     Raises:
         KernelError: the rows must be formed, and are too many.
@@ -109,7 +110,7 @@ def rows_of_loss(loss: Tensor, params: Sequence[Tensor]) -> Rows | None:
     found = find_residuals(loss)
     terms = [term for term in found.terms if leaf(term.z.node) is None]
     if not terms:
-        return None
+        return None, found.unrecognised
     plain = read_tangents(terms, params, [_identity(term) for term in terms])
     if plain is None:
         edges, like = [term.z for term in terms], [term.like for term in terms]
@@ -118,14 +119,16 @@ def rows_of_loss(loss: Tensor, params: Sequence[Tensor]) -> Rows | None:
     known = [root for root in roots if root is not None]
     if len(known) < len(roots):
         weighted, rank = _weighted_densely(plain, terms, params)
-        return Rows(plain, weighted, rank, found.unrecognised)
+        return Rows(plain, weighted, None, rank), found.unrecognised
     rank = sum(_rank(root) for root in known)
     if all(root.matrix.ndim == 2 for root in known):
         scale = flatten(root.matrix for root in known)
-        return Rows(plain, _scaled(plain, scale), rank, found.unrecognised)
+        first = float(scale[0])
+        constant = first if first > 0 and bool((scale == scale[0]).all()) else None
+        return Rows(plain, _scaled(plain, scale), constant, rank), found.unrecognised
     read = read_tangents(terms, params, known)
     weighted = of_matrix(_mixed(plain.dense(), known), params) if read is None else read
-    return Rows(plain, weighted, rank, found.unrecognised)
+    return Rows(plain, weighted, None, rank), found.unrecognised
 
 
 def rows_of_outputs(outputs: Tensor, params: Sequence[Tensor]) -> Rows:
@@ -136,8 +139,9 @@ def rows_of_outputs(outputs: Tensor, params: Sequence[Tensor]) -> Rows:
     """
     plain = tangents_of(outputs, params)
     samples = len(outputs) if outputs.ndim else 1
-    scale = torch.full((plain.rows,), 1 / math.sqrt(samples)).to(outputs)
-    return Rows(plain, _scaled(plain, scale), plain.rows, [])
+    scale = 1 / math.sqrt(samples)
+    weights = torch.full((plain.rows,), scale, dtype=torch.float64).to(outputs)
+    return Rows(plain, _scaled(plain, weights), scale, plain.rows)
 
 
 def _identity(term: Term) -> Root:

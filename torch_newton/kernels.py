@@ -45,6 +45,15 @@ class KernelSpectrum:
     largest: Eigenvalue
     eigenvalues: Tensor | None = None
 
+    def scaled(self, factor: float) -> KernelSpectrum:
+        """That of the kernel times a positive number."""
+        ends = [
+            Eigenvalue(factor * end.value, factor * end.error_bound, end.converged)
+            for end in (self.smallest, self.largest)
+        ]
+        values = None if self.eigenvalues is None else factor * self.eigenvalues
+        return KernelSpectrum(ends[0], ends[1], values)
+
     @property
     def condition_number(self) -> float:
         """Largest over smallest absolute value; infinite where that is zero to rounding."""
@@ -101,6 +110,7 @@ def kernel_spectrum(
     max_size: int = 2048,
     rank: int | None = None,
     products: int = 100,
+    gram: Tensor | None = None,
 ) -> KernelSpectrum:
     """The eigenvalues of J J^T.
 
@@ -114,6 +124,7 @@ def kernel_spectrum(
         rank: how many rows are independent, if it is known that the others are zero: so many
             eigenvalues are given.
         products: Lanczos steps at most.
+        gram: J J^T, or J^T J where P is the smaller, if it is at hand.
     """
     P = sum(param.numel() for param in J.like)
     count = J.rows if rank is None else min(rank, J.rows)
@@ -125,7 +136,9 @@ def kernel_spectrum(
     if J.rows * P <= SINGULAR_VALUE_ENTRIES:
         values, error = _squared_singular_values(J.dense().double(), epsilon)
     else:
-        gram = J.gram().double() if J.rows <= P else _small_gram(J)
+        if gram is None:
+            gram = J.gram() if J.rows <= P else _small_gram(J)
+        gram = gram.double()
         values = torch.linalg.eigvalsh((gram + gram.T) / 2)
         error = len(values) * epsilon * float(values.abs().max())
         values = torch.where(values > error, values, torch.zeros_like(values))

@@ -60,7 +60,7 @@ class QuadraticModel:
         self.gradient_norm = float(torch.linalg.vector_norm(gradient))
         self.products = 0
         self._at_damping = at_damping
-        self._space = space
+        self.space = space
         self._exact_inverse = exact_inverse
         if space is not None:
             self.path = Path.FUNCTION_SPACE
@@ -72,7 +72,11 @@ class QuadraticModel:
             return curvature @ v
 
         self.curvature = symmetric(
-            len(gradient), counted, dtype=curvature.dtype, device=curvature.device
+            len(gradient),
+            counted,
+            dtype=curvature.dtype,
+            device=curvature.device,
+            matmat=curvature.matmat,
         )
 
     def scale(self) -> float:
@@ -92,7 +96,7 @@ class QuadraticModel:
         """
         A = damped(self.curvature, damping)
         negative = Stop.NEGATIVE_CURVATURE
-        if self._space is None:
+        if self.space is None:
             M = None if self._at_damping is None else self._at_damping(damping)
             solution = conjugate_gradient(
                 A, -self.gradient, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
@@ -101,7 +105,7 @@ class QuadraticModel:
             candidates = found if bool(solution.x.any()) else []
             return Proposal(candidates, solution, solution.stop is negative, self.path)
 
-        inverse = self._space.at(damping)
+        inverse = self.space.at(damping)
         first = inverse.step(self.gradient)
         curved = self.curvature @ first
         if self._exact_inverse:
@@ -126,8 +130,8 @@ class QuadraticModel:
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite."""
-        if self._space is not None:
-            M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
+        if self.space is not None:
+            M: LinearOperator | None = self.space.at(damping).operator() if damping > 0 else None
         else:
             M = None if self._at_damping is None else self._at_damping(damping)
         solution, indefinite = solve_symmetric(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from .closure import Closure, ClosureError, NonFiniteLossError
 from .curvature import (
@@ -22,6 +24,7 @@ from .damping import width as inferred_width
 from .flat import flatten
 from .function_space import function_space
 from .model import Proposal, QuadraticModel
+from .observation import Observation, Observer
 from .options import Options, check_group, check_lr, check_params
 from .preconditioners import Preconditioner
 from .residuals import find_residuals
@@ -94,6 +97,7 @@ class RegNewton(torch.optim.Optimizer):
             damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width
         )
         self._warned = False
+        self._observers: OrderedDict[int, Observer] = OrderedDict()
         super().__init__(params, {"lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -114,7 +118,21 @@ class RegNewton(torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "options": self.options, "_warned": self._warned}
+        own = {"options": self.options, "_warned": self._warned, "_observers": OrderedDict()}
+        return {**super().__getstate__(), **own}
+
+    def register_observer(self, observer: Observer) -> RemovableHandle:
+        """Call `observer` with an `Observation` at every step, before the parameters move.
+
+        It may take products with what it is given, and must change nothing. A copy of the
+        optimizer has no observers.
+
+        Returns:
+            A handle whose ``remove()`` ends it.
+        """
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = observer
+        return handle
 
     @property
     def last_step(self) -> Step | None:
@@ -189,6 +207,11 @@ class RegNewton(torch.optim.Optimizer):
             last = None if solved is None else Step.from_numbers(solved)
             step, direction = self._attempts(step, model, trials, scale, last, first_norm)
             solved = step.numbers()
+        for observer in list(self._observers.values()):
+            curvature = model.curvature if hessian else None
+            observer(
+                Observation(captured.loss, params, model.gradient, curvature, model.space, step)
+            )
         self._warn(step)
 
         trials.finish(direction)
