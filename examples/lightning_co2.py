@@ -55,6 +55,12 @@ class Regression(pl.LightningModule):
         return OPTIMIZERS[self.optimizer](self.parameters())
 
 
+def some_rows(module: Regression, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Predictions for 64 weeks: the record is smooth, and kernels of more rows nearly singular."""
+    inputs, _ = batch
+    return module.net(inputs[:: len(inputs) // 64][:64])
+
+
 def train(record: Record, optimizer: str, steps: int, output: Path) -> tuple[Regression, Path]:
     """Fit the record in `steps` full-batch steps; returns the module and the CSV log."""
     pl.seed_everything(0, verbose=False)
@@ -62,7 +68,9 @@ def train(record: Record, optimizer: str, steps: int, output: Path) -> tuple[Reg
     seen = ~record.held_out
     batch = (record.inputs[seen], record.targets[seen])
     # More rows than 64 give kernels that are singular to rounding: the record is smooth.
-    monitor = CurvatureMonitor(every_n_steps=max(1, steps // 40), max_rows=64)
+    monitor = CurvatureMonitor(
+        every_n_steps=max(1, steps // 40), outputs=some_rows, max_overhead=None
+    )
     logger = pl.loggers.CSVLogger(output, name="lightning_co2", version=optimizer)
     trainer = pl.Trainer(
         max_epochs=1,

@@ -36,10 +36,35 @@ def eigenvalue_figure(spectra: Mapping[str, Tensor]) -> Figure:
     """
     figure, panels = _figure(len(spectra))
     for axes, (name, values) in zip(panels, spectra.items(), strict=True):
-        _by_rank(axes, values)
-        axes.set_title(LABELS.get(name, name))
+        eigenvalue_axes(axes, values, LABELS.get(name, name))
     panels[0].set_ylabel("absolute value of eigenvalue")
     return figure
+
+
+def eigenvalue_axes(axes: Any, values: Tensor, title: str) -> None:
+    """One panel of `eigenvalue_figure`."""
+    values = values.detach().cpu()
+    order = values.abs().argsort(descending=True)
+    ranks = torch.arange(1, len(values) + 1)
+    values = values[order]
+    for chosen, marker, face, label in (
+        (values > 0, "o", "0.0", "positive"),
+        (values < 0, "s", "none", "negative"),
+    ):
+        if bool(chosen.any()):
+            axes.plot(
+                ranks[chosen],
+                values[chosen].abs(),
+                marker,
+                color="0.0" if face != "none" else "0.45",
+                markerfacecolor=face,
+                label=label,
+            )
+    if bool((values != 0).any()):
+        axes.set_yscale("log")
+    if bool((values < 0).any()):
+        axes.legend()
+    axes.set(xlabel="rank of eigenvalue", title=title)
 
 
 def kernel_figure(steps: Sequence[int], ntk: Sequence[Tensor], nntk: Sequence[Tensor]) -> Figure:
@@ -143,31 +168,6 @@ def _power(k: int, exponent: float) -> str:
         return "0"
     sign = "-" if k < 0 else ""
     return f"${sign}10^{{{round(abs(k) + exponent)}}}$"
-
-
-def _by_rank(axes: Any, values: Tensor) -> None:
-    values = values.detach().cpu()
-    order = values.abs().argsort(descending=True)
-    ranks = torch.arange(1, len(values) + 1)
-    values = values[order]
-    for chosen, marker, face, label in (
-        (values > 0, "o", "0.0", "positive"),
-        (values < 0, "s", "none", "negative"),
-    ):
-        if bool(chosen.any()):
-            axes.plot(
-                ranks[chosen],
-                values[chosen].abs(),
-                marker,
-                color="0.0" if face != "none" else "0.45",
-                markerfacecolor=face,
-                label=label,
-            )
-    if bool((values != 0).any()):
-        axes.set_yscale("log")
-    if bool((values < 0).any()):
-        axes.legend()
-    axes.set_xlabel("rank of eigenvalue")
 
 
 def _figure(panels: int) -> tuple[Figure, Sequence[Any]]:
