@@ -277,14 +277,12 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         prefix = self.arguments.log_key_prefix
         self.latest = {prefix + key: value for key, value in numbers.items()}
         self._publish(trainer)
-        if not self.latest:
+        if not (self.latest and trainer.is_global_zero):
             return
+        step, figures = trainer.global_step, self.arguments.figures
         for logger in trainer.loggers:
-            logger.log_metrics(self.latest, step=trainer.global_step)
-        if trainer.is_global_zero:
-            figures = self.arguments.figures
-            step = trainer.global_step
-            write_spectra(trainer.loggers, self.spectra, step, prefix=prefix, figures=figures)
+            logger.log_metrics(self.latest, step=step)
+        write_spectra(trainer.loggers, self.spectra, step, prefix=prefix, figures=figures)
 
     def _publish(self, trainer: Any) -> None:
         values = torch.tensor(list(self.latest.values()), dtype=torch.float64)

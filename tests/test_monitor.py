@@ -935,7 +935,8 @@ def test_a_step_may_return_a_dict_or_skip_the_batch(one_pl):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
-def test_several_processes_log_the_mean(one_pl, tmp_path):
+@pytest.mark.parametrize("max_overhead", [None, 1e-6])
+def test_several_processes_log_the_mean_once(one_pl, tmp_path, max_overhead):
     class Own(one_pl.LightningModule):
         """Each rank trains on ten samples of its own, and tells what its monitor knows."""
 
@@ -953,15 +954,30 @@ def test_several_processes_log_the_mean(one_pl, tmp_path):
             return ADAM(self.parameters())
 
         def on_train_end(self):
-            torch.save(monitor.latest, tmp_path / f"{self.global_rank}")
+            found = {"latest": monitor.latest, "rows": memory.rows, "first": first[0]}
+            torch.save(found, tmp_path / f"{self.global_rank}")
 
-    monitor = monitoring(5, damping=0.1)
-    run = trainer(one_pl, 1, monitor, strategy="ddp_fork", devices=2, use_distributed_sampler=False)
+    first = []
+
+    class First(one_pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            first.append(dict(monitor.latest))
+
+    monitor = CurvatureMonitor(2, damping=0.1, max_overhead=max_overhead)
+    memory = memory_logger(one_pl)
+    run = trainer(
+        one_pl, 4, First(), monitor, logger=memory,
+        strategy="ddp_fork", devices=2, use_distributed_sampler=False,
+    )  # fmt: skip
     run.fit(Own())
     ranks = [torch.load(tmp_path / f"{rank}") for rank in (0, 1)]
-    assert ranks[0] == ranks[1]
+    assert ranks[0]["latest"] == ranks[1]["latest"]
+    assert ranks[0]["first"] == ranks[1]["first"]
+    measured = [step for step, row in ranks[0]["rows"] if "hessian/lambda_min" in row]
+    assert measured == ([0, 2, 4] if max_overhead is None else [0])
+    assert not any("hessian/lambda_min" in row for _, row in ranks[1]["rows"])
     expected = 0.0
     for rank in (0, 1):
         problem = problem_of(mlp(2, 5, 1), X + rank, lambda z: torch.nn.functional.mse_loss(z, Y))
         expected += expected_numbers(problem, 0.1)["hessian/lambda_min"] / 2
-    close(ranks[0]["hessian/lambda_min"], expected)
+    close(ranks[0]["first"]["hessian/lambda_min"], expected)
