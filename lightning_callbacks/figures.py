@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import torch
@@ -20,6 +21,20 @@ STYLE: Any = {
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
 }
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """`draw` in this module's style, whatever Matplotlib is set to."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
 LABELS = {
     "hessian": "Hessian H",
     "ntk": r"NTK, $J J^\top$",
@@ -28,6 +43,7 @@ LABELS = {
 }
 
 
+@_styled
 def eigenvalue_figure(spectra: Mapping[str, Tensor]) -> Figure:
     """The eigenvalues of each spectrum by rank, largest absolute value first.
 
@@ -67,6 +83,7 @@ def eigenvalue_axes(axes: Any, values: Tensor, title: str) -> None:
     axes.set(xlabel="rank of eigenvalue", title=title)
 
 
+@_styled
 def kernel_figure(steps: Sequence[int], ntk: Sequence[Tensor], nntk: Sequence[Tensor]) -> Figure:
     """NTK beside NNTK: all eigenvalues, at several steps of the training.
 
@@ -95,6 +112,7 @@ def kernel_figure(steps: Sequence[int], ntk: Sequence[Tensor], nntk: Sequence[Te
     return figure
 
 
+@_styled
 def margin_figure(
     steps: Sequence[int], lambda_min: Sequence[float], damping: Sequence[float]
 ) -> Figure:
@@ -121,6 +139,7 @@ def margin_figure(
     return figure
 
 
+@_styled
 def heat_map_figure(
     steps: Sequence[int], spectra: Sequence[Tensor], *, smallest: float | None = None
 ) -> Figure:
@@ -159,7 +178,7 @@ def heat_map_figure(
     axes.set_yticks(ticks, [_power(k, exponent) for k in ticks])
     axes.axhline(0, color="0.3", linewidth=0.6, linestyle=":")
     axes.set(xlabel="optimizer step", ylabel="eigenvalue of H")
-    figure.colorbar(image, ax=axes, label="eigenvalues per bin (quarter decade)")
+    figure.colorbar(image, ax=axes, label="eigenvalues per quarter decade")
     return figure
 
 
@@ -171,8 +190,6 @@ def _power(k: int, exponent: float) -> str:
 
 
 def _figure(panels: int) -> tuple[Figure, Sequence[Any]]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * panels + (1.4 if panels == 1 else 0), 3.2), dpi=150)
-        figure.set_layout_engine("constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-    return figure, list(axes)
+    figure = Figure(figsize=(3.4 * panels + (1.4 if panels == 1 else 0), 3.2), dpi=150)
+    figure.set_layout_engine("constrained")
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])

@@ -170,8 +170,13 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._handle: Any = None
 
     @property
+    def seconds(self) -> float:
+        """Seconds spent measuring since training began."""
+        return self._budget.spent
+
+    @property
     def overhead(self) -> float:
-        """Seconds spent measuring over seconds spent training, since training began."""
+        """`seconds` over those spent training."""
         training = self._budget.training
         return self._budget.spent / training if training > 0 else 0.0
 

@@ -73,7 +73,8 @@ class KernelSpectrum:
             value, bound = eigenvalue.value, eigenvalue.error_bound
             low, high = _share(max(value - bound, 0.0), damping), _share(value + bound, damping)
             middle = _share(value, damping)
-            error = max(high - middle, middle - low)
+            rounding = 4 * torch.finfo(torch.float64).eps * middle
+            error = max(high - middle, middle - low) + rounding
             return Eigenvalue(middle, error, eigenvalue.converged)
 
         values = self.eigenvalues
