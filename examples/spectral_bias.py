@@ -5,10 +5,10 @@
 Twelve years of monthly CO2 at Mauna Loa are a trend, a yearly cycle and its harmonics. A tanh
 network of time alone fits them, by Adam (the best of three rates) and by RegNewton for equal time
 under a `CurvatureMonitor`. Drawn are what the residual holds in three bands of frequency over
-seconds of training, and the spectra of two kernels at the end. Gradient descent removes modes at
-rates proportional to the eigenvalues of the NTK, which fall over many decades; a Newton step
-removes the share kappa/(kappa + lambda) of each, which is near one for all that lie above lambda.
-For Adam, which has no lambda, it is the one that the width rule gives.
+seconds of training, and the spectra of two kernels when each was measured last. Gradient descent
+removes modes at rates proportional to the eigenvalues of the NTK, which fall over many decades; a
+Newton step removes the share kappa/(kappa + lambda) of each, which is near one for all kappa above
+lambda. For Adam, which has no lambda, it is the one that the width rule gives.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ BANDS = {
     "its harmonics": (1.5, 3.5),
 }
 """Lowest and highest frequency, in cycles a year."""
+
+FITTED = 1e-16
+"""A run ends early at this loss: after it lambda follows rounding errors."""
 
 OPTIMIZERS = {
     "Adam, rate 3e-2": lambda params: torch.optim.Adam(params, lr=3e-2),
@@ -130,15 +133,17 @@ class History(pl.Callback):
         self.began = time.perf_counter()
         self.note(module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Fit, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Fit, outputs: dict[str, Tensor], *_: object
+    ) -> None:
         start = time.perf_counter()
         step, elapsed = self.monitor.measured_at, self.elapsed
         if step is not None and step not in self.ntk and "ntk" in self.monitor.spectra:
             self.ntk[step] = self.monitor.spectra["ntk"]
             self.nntk[step] = self.monitor.spectra["nntk"]
-        if elapsed > 1.07 * self.times[-1] + 1e-3:
+        if elapsed > 1.07 * self.times[-1] + 1e-3 or float(outputs["loss"]) < FITTED:
             self.note(module, elapsed)
-        if elapsed > self.seconds:
+        if elapsed > self.seconds or self.loss < FITTED:
             trainer.should_stop = True
         self.own += time.perf_counter() - start
 

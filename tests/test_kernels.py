@@ -60,7 +60,7 @@ MODULES = {
         nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 2)),
         (4, 1, 6, 6),
     ),
-    "batch norm": (nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)), (6, 3)),
+    "batch norm": (nn.Sequential(nn.Linear(3, 30), nn.BatchNorm1d(30), nn.Linear(30, 2)), (6, 3)),
     "layer norm": (nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2)), (6, 3)),
     "recurrent": (nn.GRU(3, 4, batch_first=True), (2, 3, 3)),
     "sequence": (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), (4, 3, 3)),
@@ -97,7 +97,8 @@ def test_gram_without_a_graph_is_refused_and_too_large_a_jacobian_is_not_formed(
 ) -> None:
     with pytest.raises(KernelError, match="no graph"):
         tangent_gram(torch.ones(3), [torch.ones(1, requires_grad=True)])
-    module = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2)).double()
+    # Batch statistics mix samples, so that these rows must be formed.
+    module = nn.Sequential(nn.Linear(3, 30), nn.BatchNorm1d(30), nn.Linear(30, 2)).double()
     params = list(module.parameters())
     z = module(randn(4, 3))
     expected = tangent_gram(z, params)

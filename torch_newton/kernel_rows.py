@@ -21,7 +21,8 @@ from .graph import leaf
 from .operators import LinearOperator
 from .output_root import Root, output_root
 from .residuals import Residuals, Term, find_residuals
-from .tangents import Factor, Tangents, read_tangents
+from .rows import read_tangents
+from .tangents import Factor, Tangents
 
 JACOBIAN_ENTRIES = 2**27
 """At most so many entries of J are formed, one GiB in double precision."""
@@ -165,13 +166,20 @@ def _scaled(tangents: Tangents, scale: Tensor) -> Tangents:
 
 
 def _mixed(J: Tensor, roots: Sequence[Root]) -> Tensor:
+    """Q^{1/2} J, block by block."""
     pieces = torch.split(J, [root.rows * root.columns for root in roots])
     return torch.cat(
         [
-            root.mix(piece.reshape(root.rows, root.columns, -1)).flatten(0, 1)
+            _times(root, piece.reshape(root.rows, root.columns, -1)).flatten(0, 1)
             for piece, root in zip(pieces, roots, strict=True)
         ]
     )
+
+
+def _times(root: Root, rows: Tensor) -> Tensor:
+    if root.matrix.ndim == 2:
+        return rows * root.matrix[:, :, None]
+    return torch.einsum("mcd,mdp->mcp", root.matrix, rows)
 
 
 def _weighted_densely(
