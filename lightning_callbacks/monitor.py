@@ -20,20 +20,15 @@ from torch_newton import (
     hessian,
     width,
 )
-from torch_newton.kernel_rows import KernelError, Rows, rows_of_loss, rows_of_outputs
+from torch_newton.kernel_rows import Rows
 
 from .arguments import Arguments
 from .budget import Budget
-from .compat import Callback, MisconfigurationException
-from .kernels import kernels_of, unknown_kernels
-from .measure import (
-    Numbers,
-    hessian_spectrum,
-    last_newton_step,
-    newton_numbers,
-    unknown_spectrum,
-)
+from .compat import Callback
+from .measure import Numbers, last_newton_step, newton_numbers
+from .point import Point, measure, rows_given, rows_in
 from .probe import OfBatch, copy_of, low_precision, probe_batches, training_loss
+from .processes import mean_over_processes, trained
 from .quiet import undisturbed
 from .tensorboard import write_spectra
 
@@ -294,7 +289,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         trainer.callback_metrics.update(zip(self.latest, values.unbind(), strict=True))
 
     def _measure(self, trainer: Any, pl_module: Any) -> Numbers:
-        params = _trained(trainer.optimizers)
+        params = trained(trainer.optimizers)
         with (
             undisturbed(trainer, pl_module, SEED),
             torch.inference_mode(False),
@@ -309,26 +304,27 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
                 return {}
             loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
             gradient, H = gradient_and_hessian(loss, params)
-            numbers = self._of_point(
-                trainer,
-                gradient,
-                H,
-                self._lambda(gradient, H, params, trainer.optimizers),
-                lambda: self._rows(trainer, pl_module, loss, params),
-            )
+            damping = self._lambda(gradient, H, params, trainer.optimizers)
+            rows = lambda: self._rows(trainer, pl_module, loss, params)  # noqa: E731
+            numbers = self._at(trainer, Point(gradient, H, damping, rows))
         step = last_newton_step(trainer.optimizers)
         numbers |= {} if step is None else newton_numbers(step)
-        return _mean_over_processes(trainer, numbers)
+        return mean_over_processes(trainer, numbers)
 
     def _of_step(self, trainer: Any, seen: Observation) -> Numbers:
         """What there is to say of a step of RegNewton, from what it knows."""
         H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
         damping = seen.step.damping if self.arguments.damping is None else self.arguments.damping
-        rows = lambda: self._rows_of_loss(seen.loss, list(seen.params))  # noqa: E731
-        gram = None if seen.space is None else seen.space.gram
-        return self._of_point(trainer, seen.gradient, H, damping, rows, gram) | newton_numbers(
-            seen.step
-        )
+        space = seen.space
+        known, gram = (None, None) if space is None else (space.tangents, space.gram)
+        rows = lambda: rows_in(seen.loss, list(seen.params), self._say, known)  # noqa: E731
+        point = Point(seen.gradient, H, damping, rows, gram)
+        return self._at(trainer, point) | newton_numbers(seen.step)
+
+    def _at(self, trainer: Any, point: Point) -> Numbers:
+        measured = measure(point, self.arguments, low_precision(trainer))
+        self.spectra = measured.spectra
+        return measured.numbers
 
     def _evaluate(
         self, function: Callable[[Any, Any], Tensor | None], trainer: Any, pl_module: Any
@@ -342,65 +338,6 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
                     return None
                 results.append(result)
         return results
-
-    def _of_point(
-        self,
-        trainer: Any,
-        gradient: Tensor,
-        H: LinearOperator,
-        damping: float,
-        rows: Callable[[], Rows | None],
-        gram: Tensor | None = None,
-    ) -> Numbers:
-        """The numbers of H + damping I and of the kernels of some rows."""
-        given = self.arguments
-        wanted = set(given.quantities)
-        kernels = wanted - {"hessian", "trace"}
-        with_trace = "trace" in wanted
-        epsilon = max(torch.finfo(gradient.dtype).eps, low_precision(trainer))
-        self.spectra = {}
-        numbers: Numbers = {}
-        finite = bool(torch.isfinite(gradient).all())
-        spectrum = None
-        if wanted & {"hessian", "trace", "nntk_hessian"} and finite:
-            spectrum = hessian_spectrum(
-                H,
-                epsilon,
-                exact_up_to=given.exact_up_to,
-                products=given.max_products,
-                with_trace=with_trace,
-                vectors="nntk_hessian" in wanted,
-            )
-        if wanted & {"hessian", "trace"}:
-            known = unknown_spectrum(with_trace) if spectrum is None else spectrum.numbers(damping)
-            numbers |= {
-                key: value
-                for key, value in known.items()
-                if ("trace" if key.startswith("hessian/trace") else "hessian") in wanted
-            }
-            if spectrum is not None and spectrum.decomposition is not None:
-                self.spectra["hessian"] = spectrum.decomposition[0]
-        if not kernels:
-            return numbers
-        if not finite:
-            return numbers | unknown_kernels(kernels).numbers()
-        found = rows()
-        if found is not None:
-            result = kernels_of(
-                found,
-                damping,
-                epsilon,
-                kernels,
-                max_rows=given.max_rows,
-                products=given.max_products,
-                hessian=(H, spectrum),
-                gram=gram,
-            )
-            numbers |= result.numbers()
-            for name, kernel in result.spectra.items():
-                if kernel.eigenvalues is not None:
-                    self.spectra[name] = kernel.eigenvalues
-        return numbers
 
     def _lambda(
         self,
@@ -426,68 +363,12 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self, trainer: Any, pl_module: Any, loss: Tensor, params: list[Tensor]
     ) -> Rows | None:
         if self.arguments.outputs is None:
-            return self._rows_of_loss(loss, params)
+            return rows_in(loss, params, self._say)
         outputs = self._evaluate(self.arguments.outputs, trainer, pl_module) or []
-        for tensor in outputs:
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"outputs must return a tensor, not {type(tensor).__name__}")
-        together = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-        try:
-            return rows_of_outputs(together, params)
-        except KernelError as error:
-            self._say(f"no kernels are logged: {error}")
-            return None
-
-    def _rows_of_loss(self, loss: Tensor, params: list[Tensor]) -> Rows | None:
-        try:
-            found, unrecognised = rows_of_loss(loss, params)
-        except KernelError as error:
-            self._say(f"no kernels are logged: {error}")
-            return None
-        if found is None:
-            self._say(
-                "no outputs were recognised in the graph of the loss, which begins with "
-                f"{', '.join(unrecognised)}, so no kernels are logged: give CurvatureMonitor "
-                "outputs=callable(module, batch) that returns the network's outputs"
-            )
-        elif unrecognised:
-            self._say(
-                f"parts of the loss were not recognised ({', '.join(unrecognised)}): the "
-                "kernels are those of the other parts. To choose the rows yourself give "
-                "CurvatureMonitor outputs=callable(module, batch)"
-            )
-        return found
+        return rows_given(outputs, params, self._say)
 
     def _say(self, message: str) -> None:
         """Warn, once for each message."""
         if message not in self._said:
             self._said.add(message)
             rank_zero_warn(f"CurvatureMonitor: {message}", category=UserWarning)
-
-
-def _trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-    """The parameters that the optimizers train, each once."""
-    params = {
-        id(param): param
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for param in group["params"]
-        if param.requires_grad
-    }
-    kinds = sorted({f"{param.dtype} on {param.device}" for param in params.values()})
-    if len(kinds) != 1:
-        raise MisconfigurationException(
-            "CurvatureMonitor needs trained parameters of one dtype on one device, not "
-            f"{', '.join(kinds) or 'none at all'}"
-        )
-    return list(params.values())
-
-
-def _mean_over_processes(trainer: Any, numbers: Numbers) -> Numbers:
-    if trainer.world_size == 1:
-        return numbers
-    values = torch.tensor(
-        list(numbers.values()), dtype=torch.float64, device=trainer.strategy.root_device
-    )
-    means = trainer.strategy.reduce(values, reduce_op="mean").tolist()
-    return dict(zip(numbers, means, strict=True))

@@ -95,11 +95,18 @@ def of_matrix(J: Tensor, params: Sequence[Tensor]) -> Tangents:
     return Tangents([Factor(piece[:, None], None) for piece in pieces], params, len(J))
 
 
-def rows_of_loss(loss: Tensor, params: Sequence[Tensor]) -> tuple[Rows | None, list[str]]:
+def rows_of_loss(
+    loss: Tensor, params: Sequence[Tensor], known: Tangents | None = None
+) -> tuple[Rows | None, list[str]]:
     """The rows of the outputs that `find_residuals` reads off the loss's graph.
 
     Those of a physics-informed loss are its residuals. Penalties on the parameters themselves
     are no outputs, and are left out.
+
+    Args:
+        loss: a scalar with its graph.
+        params: the P parameters.
+        known: the weighted rows, where a step of the optimizer has read them already.
 
     Returns:
         The rows, None where no outputs were found, and the names of the nodes at which the
@@ -112,23 +119,24 @@ def rows_of_loss(loss: Tensor, params: Sequence[Tensor]) -> tuple[Rows | None, l
     terms = [term for term in found.terms if leaf(term.z.node) is None]
     if not terms:
         return None, found.unrecognised
-    plain = read_tangents(terms, params, [_identity(term) for term in terms])
-    if plain is None:
-        edges, like = [term.z for term in terms], [term.like for term in terms]
-        plain = formed(jacobian_at(edges, like, params), params)
     roots = [output_root(term) for term in terms]
-    known = [root for root in roots if root is not None]
-    if len(known) < len(roots):
+    found_roots = [root for root in roots if root is not None]
+    diagonal = len(found_roots) == len(roots) and all(r.matrix.ndim == 2 for r in found_roots)
+    scale = flatten(root.matrix for root in found_roots) if diagonal else None
+    if known is not None and scale is not None and known.rows == len(scale) and bool(scale.all()):
+        plain = _scaled(known, 1 / scale)
+    else:
+        plain, known = _plain(terms, params), None
+    if len(found_roots) < len(roots):
         weighted, rank = _weighted_densely(plain, terms, params)
         return Rows(plain, weighted, None, rank), found.unrecognised
-    rank = sum(_rank(root) for root in known)
-    if all(root.matrix.ndim == 2 for root in known):
-        scale = flatten(root.matrix for root in known)
-        first = float(scale[0])
-        constant = first if first > 0 and bool((scale == scale[0]).all()) else None
-        return Rows(plain, _scaled(plain, scale), constant, rank), found.unrecognised
-    read = read_tangents(terms, params, known)
-    weighted = of_matrix(_mixed(plain.dense(), known), params) if read is None else read
+    rank = sum(_rank(root) for root in found_roots)
+    if scale is not None:
+        constant = float(scale[0]) if bool((scale == scale[0]).all()) else 0.0
+        weighted = _scaled(plain, scale) if known is None else known
+        return Rows(plain, weighted, constant or None, rank), found.unrecognised
+    read = read_tangents(terms, params, found_roots)
+    weighted = of_matrix(_mixed(plain.dense(), found_roots), params) if read is None else read
     return Rows(plain, weighted, None, rank), found.unrecognised
 
 
@@ -143,6 +151,14 @@ def rows_of_outputs(outputs: Tensor, params: Sequence[Tensor]) -> Rows:
     scale = 1 / math.sqrt(samples)
     weights = torch.full((plain.rows,), scale, dtype=torch.float64).to(outputs)
     return Rows(plain, _scaled(plain, weights), scale, plain.rows)
+
+
+def _plain(terms: Sequence[Term], params: Sequence[Tensor]) -> Tangents:
+    read = read_tangents(terms, params, [_identity(term) for term in terms])
+    if read is not None:
+        return read
+    edges, like = [term.z for term in terms], [term.like for term in terms]
+    return formed(jacobian_at(edges, like, params), params)
 
 
 def _identity(term: Term) -> Root:

@@ -137,7 +137,7 @@ def kernel_spectrum(
     if J.rows * P <= SINGULAR_VALUE_ENTRIES:
         values, error = _squared_singular_values(J.dense().double(), epsilon)
     else:
-        if gram is None:
+        if gram is None or len(gram) != min(J.rows, P):
             gram = J.gram() if J.rows <= P else _small_gram(J)
         gram = gram.double()
         values = torch.linalg.eigvalsh((gram + gram.T) / 2)
