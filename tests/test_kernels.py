@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -295,3 +298,20 @@ def test_block_solves_notice_that_a_matrix_is_indefinite() -> None:
     assert block_conjugate_gradient(A, randn(9, 3)).indefinite
     with pytest.raises(ValueError, match="does not fit"):
         block_conjugate_gradient(A, randn(8, 3))
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_kernel_agrees_with_jacrev() -> None:
+    command = [sys.executable, "-m", "examples.benchmarks.kernels"]
+    sizes = ["--width=64", "--samples=128", "--repeats=1"]
+    done = subprocess.run(
+        [*command, *sizes],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    difference = float(done.stdout.split("largest difference ")[1].split()[0])
+    assert difference < 1e-12
+    # 40 times or more on an idle machine.
+    assert float(done.stdout.splitlines()[2].split()[0]) > 3

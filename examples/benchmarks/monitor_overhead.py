@@ -72,13 +72,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--optimizers", nargs="+", choices=NAMES, default=list(NAMES))
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in list(logging.root.manager.loggerDict):
+        if "lightning" in name:
+            logging.getLogger(name).setLevel(logging.ERROR)
     record = load_co2()
     print("optimizer   steps  measured  seconds  share measuring  wall time ratio  same bits")
-    for name, title in NAMES.items():
+    for name in options.optimizers:
         train(record, name, 20, None)
         steps = max(20, int(20 * options.seconds / train(record, name, 20, None)[0]))
         plain, watched, counters = [], [], []
@@ -92,7 +94,7 @@ def main() -> None:
         share = max(counter.overhead for counter in counters)
         measured = sum(len(counter.steps) for counter in counters) / len(counters)
         print(
-            f"{title:10s} {steps:6d} {measured:9.1f} {seconds:8.1f} {share:15.1%} "
+            f"{NAMES[name]:10s} {steps:6d} {measured:9.1f} {seconds:8.1f} {share:15.1%} "
             f"{ratio:16.3f} {'yes' if same else 'NO':>10s}"
         )
 
