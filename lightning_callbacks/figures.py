@@ -148,12 +148,12 @@ def heat_map_figure(
     Args:
         steps: optimizer steps.
         spectra: the eigenvalues at each.
-        smallest: absolute values below are drawn as zero; 1e-8 of the largest where None.
+        smallest: absolute values below are drawn as zero; about 1e-8 of the largest where None.
     """
     figure, (axes,) = _figure(1)
     largest = max(float(values.abs().max()) for values in spectra)
     if smallest is None:
-        smallest = 1e-8 * largest
+        smallest = 10.0 ** round(math.log10(1e-8 * largest))
     decades = math.log10(largest / smallest)
     per_decade = 4
     bins = 2 * math.ceil(per_decade * decades) + 1
@@ -177,7 +177,8 @@ def heat_map_figure(
     exponent = math.log10(smallest)
     axes.set_yticks(ticks, [_power(k, exponent) for k in ticks])
     axes.axhline(0, color="0.3", linewidth=0.6, linestyle=":")
-    axes.set(xlabel="optimizer step", ylabel="eigenvalue of H")
+    bound = f"$|\\lambda| < 10^{{{round(exponent)}}}$ at 0"
+    axes.set(xlabel="optimizer step", ylabel=f"eigenvalue of H ({bound})")
     figure.colorbar(image, ax=axes, label="eigenvalues per quarter decade")
     return figure
 

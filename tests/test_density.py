@@ -24,6 +24,7 @@ from torch_newton import (
     spectral_density,
     trace,
 )
+from torch_newton.graph import largest_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -89,6 +90,14 @@ def test_batched_products_are_the_single_ones() -> None:
     V = randn(H.shape[0], 9)
     assert_close(H @ V, torch.stack([H @ v for v in V.unbind(1)], 1), 1e-13)
     assert_close(H.dense(), problem.hessian(), 1e-12)
+
+
+def test_the_size_of_a_batch_follows_from_the_largest_tensor_in_the_graph() -> None:
+    """This fails where PyTorch no longer tells the shapes that its nodes carry."""
+    x = randn(7, 3).requires_grad_()
+    loss = (x @ randn(3, 11)).square().sum()
+    assert loss.grad_fn is not None
+    assert largest_gradient([loss.grad_fn]) == 77
 
 
 def test_operations_that_cannot_be_vectorised_are_taken_one_by_one() -> None:

@@ -70,7 +70,7 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--optimizers", nargs="+", choices=NAMES, default=list(NAMES))
     options = parser.parse_args()
