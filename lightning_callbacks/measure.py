@@ -24,6 +24,11 @@ from torch_newton.inertia import Inertia, NotFiniteError, dense_symmetric, round
 
 Numbers = dict[str, float]
 
+UNKNOWN = Extremes(
+    Eigenvalue(math.nan, math.inf, False), Eigenvalue(math.nan, math.inf, False), 0, -math.inf
+)
+"""What is known of the eigenvalues of a matrix that is not finite."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -35,6 +40,7 @@ class Spectrum:
         trace: their sum, and the standard error of that.
         rounding: how far rounding in H's entries may move an eigenvalue.
         decomposition: all eigenvalues and the eigenvectors, where H was small enough.
+        matrix: H itself, where it was formed.
     """
 
     extremes: Extremes
@@ -42,14 +48,11 @@ class Spectrum:
     trace: tuple[float, float] | None
     rounding: float
     decomposition: tuple[Tensor, Tensor] | None
+    matrix: Tensor | None = None
 
     def numbers(self, damping: float) -> Numbers:
         """The logged numbers of H, and of H + `damping` I."""
         smallest, largest = self.extremes.smallest, self.extremes.largest
-        shifted = self.extremes.shifted(damping)
-        definite = shifted.positive_definite
-        if abs(shifted.smallest.value) <= self.rounding:
-            definite = None  # this near to zero, its sign is that of the rounding errors
         numbers = {
             "hessian/lambda_min": smallest.value,
             "hessian/lambda_min_error": smallest.error_bound,
@@ -59,21 +62,59 @@ class Spectrum:
             "hessian/negative_fraction": self.negative.value,
             "hessian/negative_fraction_low": self.negative.low,
             "hessian/negative_fraction_high": self.negative.high,
-            "hessian/damped_lambda_min": shifted.smallest.value,
-            "hessian/positive_definite": math.nan if definite is None else float(definite),
+            **_definiteness(self.extremes.shifted(damping), self.rounding),
         }
         if self.trace is not None:
             numbers["hessian/trace"], numbers["hessian/trace_error"] = self.trace
         return numbers
 
 
+def _definiteness(damped: Extremes, rounding: float) -> Numbers:
+    definite = damped.positive_definite
+    if abs(damped.smallest.value) <= rounding:
+        definite = None  # this near to zero, its sign is that of the rounding errors
+    return {
+        "hessian/damped_lambda_min": damped.smallest.value,
+        "hessian/positive_definite": math.nan if definite is None else float(definite),
+    }
+
+
+def scaled_definiteness(
+    H: LinearOperator,
+    spectrum: Spectrum,
+    damping: float,
+    scaling: Tensor,
+    epsilon: float,
+    *,
+    products: int,
+) -> Numbers:
+    """What `Spectrum.numbers` says of H + damping I, of H + damping D instead.
+
+    Args:
+        H: P x P.
+        spectrum: of H.
+        damping: lambda.
+        scaling: D^{-1/2}, P entries.
+        epsilon: unit of rounding of the arithmetic behind H.
+        products: Lanczos steps at most, where H was not formed.
+    """
+    shift = damping / scaling.square()
+    if spectrum.matrix is None:
+        added = LinearOperator(H.shape, shift.mul, shift.mul, H.dtype, H.device)
+        damped = hessian_spectrum(H + added, epsilon, exact_up_to=0, products=products)
+        if damped is None:
+            return _definiteness(UNKNOWN, math.inf)
+        return _definiteness(damped.extremes, damped.rounding)
+    values = torch.linalg.eigvalsh(spectrum.matrix + torch.diag(shift.double()))
+    rounding = rounding_of(values, epsilon)
+    return _definiteness(_exact(values, rounding), rounding)
+
+
 def unknown_spectrum(with_trace: bool = False) -> Numbers:
     """The logged numbers of a Hessian that is not finite, or that nothing is known of."""
-    unknown = Eigenvalue(math.nan, math.inf, False)
-    extremes = Extremes(unknown, unknown, 0, -math.inf)
     share = Fraction(math.nan, 0.0, 1.0)
     total = (math.nan, math.inf) if with_trace else None
-    return Spectrum(extremes, share, total, math.inf, None).numbers(math.nan)
+    return Spectrum(UNKNOWN, share, total, math.inf, None).numbers(math.nan)
 
 
 def hessian_spectrum(
@@ -134,16 +175,15 @@ def _dense_spectrum(
     else:
         values, basis = torch.linalg.eigvalsh(matrix), None
     rounding = rounding_of(values, epsilon)
-    extremes = Extremes(
-        Eigenvalue(float(values[0]), rounding, True),
-        Eigenvalue(float(values[-1]), rounding, True),
-        len(values),
-        float(values[0]) - rounding,
-    )
     share = Inertia.of(values, rounding).negative_fraction
     total = (float(values.sum()), rounding * len(values)) if with_trace else None
     empty = values.new_empty(0, 0) if basis is None else basis
-    return Spectrum(extremes, share, total, rounding, (values, empty))
+    return Spectrum(_exact(values, rounding), share, total, rounding, (values, empty), matrix)
+
+
+def _exact(values: Tensor, rounding: float) -> Extremes:
+    ends = [Eigenvalue(float(values[i]), rounding, True) for i in (0, -1)]
+    return Extremes(ends[0], ends[1], len(values), ends[0].value - rounding)
 
 
 def _widened(eigenvalue: Eigenvalue, rounding: float) -> Eigenvalue:

@@ -28,7 +28,7 @@ from .compat import Callback
 from .measure import Numbers, last_newton_step, newton_numbers
 from .point import Point, measure, rows_given, rows_in
 from .probe import OfBatch, copy_of, low_precision, probe_batches, training_loss
-from .processes import mean_over_processes, trained
+from .processes import last_scaling, mean_over_processes, trained
 from .quiet import undisturbed
 from .tensorboard import write_spectra
 
@@ -85,8 +85,11 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     some of them.
 
     **lambda** is `damping` where given; else that of RegNewton's last step; else, for optimizers
-    that have none, the width rule :math:`s\,n^{-1/4}` with s = \|H g\| / \|g\| at the first
+    that have none, the start of `Adaptive`, :math:`\lambda_0 s\,n^{-1/4}` with s = \|H g\| / \|g\| at the first
     measurement, kept from then on.
+
+    Where RegNewton's step was damped by lambda D instead of lambda I, it is H + lambda D whose
+    definiteness is told, and the NNTK is that of this damping.
 
     **With RegNewton** as the only optimizer, and neither `probe`, `loss` nor `outputs` given, the
     measurement is that of the optimizer's own step: its batch, its graph, its rows and their
@@ -306,7 +309,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             gradient, H = gradient_and_hessian(loss, params)
             damping = self._lambda(gradient, H, params, trainer.optimizers)
             rows = lambda: self._rows(trainer, pl_module, loss, params)  # noqa: E731
-            numbers = self._at(trainer, Point(gradient, H, damping, rows))
+            given = self.arguments.damping is not None
+            scaling = None if given else last_scaling(trainer.optimizers, params)
+            numbers = self._at(trainer, Point(gradient, H, damping, rows, scaling=scaling))
         step = last_newton_step(trainer.optimizers)
         numbers |= {} if step is None else newton_numbers(step)
         return mean_over_processes(trainer, numbers)
@@ -318,7 +323,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         space = seen.space
         known, gram = (None, None) if space is None else (space.tangents, space.gram)
         rows = lambda: rows_in(seen.loss, list(seen.params), self._say, known)  # noqa: E731
-        point = Point(seen.gradient, H, damping, rows, gram)
+        scaling = seen.scaling if self.arguments.damping is None else None
+        point = Point(seen.gradient, H, damping, rows, gram, scaling)
         return self._at(trainer, point) | newton_numbers(seen.step)
 
     def _at(self, trainer: Any, point: Point) -> Numbers:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from torch_newton import LinearOperator
-from torch_newton.kernel_rows import KernelError, Rows, rows_of_loss, rows_of_outputs
+from torch_newton.kernel_rows import KernelError, Rows, of_matrix, rows_of_loss, rows_of_outputs
+from torch_newton.operators import congruent
 from torch_newton.tangents import Tangents
 
 from .arguments import Arguments
 from .kernels import kernels_of, unknown_kernels
-from .measure import Numbers, Spectrum, hessian_spectrum, unknown_spectrum
+from .measure import Numbers, Spectrum, hessian_spectrum, scaled_definiteness, unknown_spectrum
 
 Say = Callable[[str], None]
 """Warns the user."""
@@ -30,6 +31,7 @@ class Point:
         damping: lambda, absolute.
         rows: reads the rows of the kernels; None where there are none.
         gram: the smaller Gram matrix of their weighted rows, where it is at hand.
+        scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
     """
 
     gradient: Tensor
@@ -37,6 +39,7 @@ class Point:
     damping: float
     rows: Callable[[], Rows | None]
     gram: Tensor | None = None
+    scaling: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,25 @@ def measure(point: Point, given: Arguments, rounding: float) -> Measurement:
             vectors="nntk_hessian" in wanted,
         )
     numbers = _of_hessian(spectrum, point.damping, wanted)
+    if "hessian" in wanted and spectrum is not None and point.scaling is not None:
+        numbers |= scaled_definiteness(
+            point.H,
+            spectrum,
+            point.damping,
+            point.scaling,
+            epsilon,
+            products=given.max_products,
+        )
     if "hessian" in wanted and spectrum is not None and spectrum.decomposition is not None:
         spectra["hessian"] = spectrum.decomposition[0]
     if not kernels:
         return Measurement(numbers, spectra)
     if not finite:
         return Measurement(numbers | unknown_kernels(kernels).numbers(), spectra)
-    rows = point.rows()
+    rows, H, gram = point.rows(), point.H, point.gram
+    if rows is not None and point.scaling is not None:
+        rows, gram = _in_scaled_variables(rows, point.scaling), None
+        H, spectrum = _congruent(H, spectrum, point.scaling, "nntk_hessian" in kernels)
     if rows is not None:
         found = kernels_of(
             rows,
@@ -85,14 +100,31 @@ def measure(point: Point, given: Arguments, rounding: float) -> Measurement:
             kernels,
             max_rows=given.max_rows,
             products=given.max_products,
-            hessian=(point.H, spectrum),
-            gram=point.gram,
+            hessian=(H, spectrum),
+            gram=gram,
         )
         numbers |= found.numbers()
         for name, kernel in found.spectra.items():
             if kernel.eigenvalues is not None:
                 spectra[name] = kernel.eigenvalues
     return Measurement(numbers, spectra)
+
+
+def _in_scaled_variables(rows: Rows, scaling: Tensor) -> Rows:
+    """The same with D^{-1/2} multiplied into the weighted rows: then lambda D is lambda I."""
+    weighted = rows.weighted.dense() * scaling
+    return Rows(rows.plain, of_matrix(weighted, rows.weighted.like), None, rows.rank)
+
+
+def _congruent(
+    H: LinearOperator, spectrum: Spectrum | None, scaling: Tensor, wanted: bool
+) -> tuple[LinearOperator, Spectrum | None]:
+    """D^{-1/2} H D^{-1/2}, and as much of its spectrum as the kernels take."""
+    if spectrum is not None and spectrum.matrix is not None and wanted:
+        e = scaling.double()
+        known = torch.linalg.eigh(e[:, None] * spectrum.matrix * e)
+        spectrum = replace(spectrum, decomposition=(known[0], known[1]))
+    return congruent(H, scaling), spectrum
 
 
 def _of_hessian(spectrum: Spectrum | None, damping: float, wanted: set[str]) -> Numbers:

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_newton import RegNewton
+from torch_newton.scaling import Scaling
+
 from .compat import MisconfigurationException
 from .measure import Numbers
 
@@ -28,6 +31,19 @@ def trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
             f"{', '.join(kinds) or 'none at all'}"
         )
     return list(params.values())
+
+
+def last_scaling(
+    optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]
+) -> Tensor | None:
+    """D^{-1/2} of the last step of a `RegNewton`, where that was damped by lambda D."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, RegNewton) and optimizer.last_step is not None:
+            if not optimizer.last_step.arm.scaled:
+                return None
+            parts = [optimizer.state.get(param, {}).get("scaling") for param in params]
+            return Scaling(parts, list(params)).vector
+    return None
 
 
 def mean_over_processes(trainer: Any, numbers: Numbers) -> Numbers:

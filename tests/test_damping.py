@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torch_newton import Adaptive, Attempt, Fixed, Path, Scale, Step, Stop, WidthScaled, width
+from torch_newton import (
+    Adaptive,
+    Arm,
+    Attempt,
+    Fixed,
+    Path,
+    Scale,
+    Step,
+    Stop,
+    WidthScaled,
+    width,
+)
 from torch_newton.damping import RetryingRule, damping_rule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -37,6 +48,7 @@ STEP = Step(
     scale=3.0,
     width=16,
     path=Path.PLAIN,
+    arm=Arm.HESSIAN,
 )
 
 ATTEMPT = Attempt(
@@ -45,9 +57,9 @@ ATTEMPT = Attempt(
 
 
 def test_adaptive_starts_at_the_width_scaled_curvature() -> None:
-    assert Adaptive()(None, SCALE) == pytest.approx(3.0 / 16**0.25)
+    assert Adaptive()(None, SCALE) == pytest.approx(1e-2 * 3.0 / 16**0.25)
     assert Adaptive(start=10, exponent=0.5)(None, SCALE) == pytest.approx(10 * 3.0 / 4)
-    assert Adaptive(exponent=0.0)(None, SCALE) == 3.0
+    assert Adaptive(start=1.0, exponent=0.0)(None, SCALE) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -66,6 +78,17 @@ def test_adaptive_starts_at_the_width_scaled_curvature() -> None:
 def test_adaptive_follows_the_ratio_as_nielsen_says(ratio: float, factor: float) -> None:
     step = replace(STEP, ratio=ratio)
     assert Adaptive()(step, SCALE) == pytest.approx(0.5 * factor)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "factor"),
+    [(0.001, 1.0), (0.25, 1.0), (0.26, 0.5), (0.4, 0.5), (0.75, 0.5), (0.76, 0.2), (2.0, 0.2)],
+)
+@pytest.mark.parametrize("arm", [Arm.GAUSS_NEWTON, Arm.SCALED_GAUSS_NEWTON])
+def test_adaptive_lowers_lambda_though_the_ratio_of_gauss_newton_stays_below_one(
+    arm: Arm, ratio: float, factor: float
+) -> None:
+    assert Adaptive()(replace(STEP, arm=arm, ratio=ratio), SCALE) == pytest.approx(0.5 * factor)
 
 
 def test_adaptive_doubles_after_negative_curvature_whatever_the_ratio() -> None:

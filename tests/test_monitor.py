@@ -20,7 +20,7 @@ from lightning_callbacks import CurvatureMonitor
 from lightning_callbacks.budget import Budget
 from lightning_callbacks.measure import hessian_spectrum
 from lightning_callbacks.quiet import remember, undisturbed
-from torch_newton import RegNewton, gradient, hessian, width
+from torch_newton import Adaptive, RegNewton, gradient, hessian, width
 
 NAMESPACES = ["pytorch_lightning", "lightning.pytorch"]
 KEYS = {
@@ -125,23 +125,27 @@ def symmetric_root(Q):
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
-def expected_numbers(problem, damping):
-    """All of the logged numbers by dense linear algebra and torch.func alone."""
+def expected_numbers(problem, damping, scaling=None):
+    """All of the logged numbers by dense linear algebra and torch.func alone.
+
+    The damping is that times D, where D^{-1/2} is given as `scaling`.
+    """
     H = problem.hessian()
+    D = torch.ones(len(H), dtype=H.dtype) if scaling is None else scaling**-2
     J = problem.jacobian()
     A = symmetric_root(problem.output_hessian()) @ J
     values = torch.linalg.eigvalsh(H)
 
     def newton(metric):
-        return A @ torch.linalg.solve(metric + damping * torch.eye(len(H), dtype=H.dtype), A.T)
+        return A @ torch.linalg.solve(metric + damping * torch.diag(D), A.T)
 
     kernels = {"ntk": J @ J.T, "nntk": newton(A.T @ A), "nntk_hessian": newton(H)}
     numbers = {
         "hessian/lambda_min": values[0],
         "hessian/lambda_max": values[-1],
-        "hessian/damped_lambda_min": values[0] + damping,
+        "hessian/damped_lambda_min": torch.linalg.eigvalsh(H + damping * torch.diag(D))[0],
         "hessian/negative_fraction": (values < -1e-12).double().mean(),
-        "hessian/positive_definite": values[0] + damping > 0,
+        "hessian/positive_definite": torch.linalg.eigvalsh(H + damping * torch.diag(D))[0] > 0,
         "hessian/trace": values.sum(),
         "nntk_hessian/difference": torch.linalg.matrix_norm(
             kernels["nntk_hessian"] - kernels["nntk"], ord=2
@@ -214,7 +218,7 @@ def test_the_damping_of_optimizers_that_have_none_is_the_width_rule(one_pl):
     low, shifted = memory.of("hessian/lambda_min"), memory.of("hessian/damped_lambda_min")
     assert sorted(low) == [0, 2, 4]
     for step in low:
-        close(shifted[step] - low[step], s * width(params) ** -0.25)
+        close(shifted[step] - low[step], Adaptive().start * s * width(params) ** -0.25)
 
 
 def test_the_damping_of_newton_is_its_own(one_pl):
@@ -229,7 +233,7 @@ def test_the_damping_of_newton_is_its_own(one_pl):
     assert monitor.latest["newton/ratio"] == step.ratio
     assert monitor.latest["newton/loss_after"] == step.loss_after
     shift = monitor.latest["hessian/damped_lambda_min"] - monitor.latest["hessian/lambda_min"]
-    close(shift, step.damping)
+    assert step.arm.scaled or shift == pytest.approx(step.damping)
     assert sorted(memory.of("newton/damping")) == [0, 1, 2]
     assert sorted(memory.of("hessian/lambda_min")) == [0, 1, 2]
 
@@ -676,30 +680,38 @@ def test_measurements_that_are_too_dear_are_left_out_and_training_is_the_same(
 # With RegNewton
 
 
-def test_the_step_of_newton_is_what_is_measured(one_pl):
-    """H, rows and lambda are those of the step, on its own batch, at the point where it began."""
+@pytest.mark.parametrize("exact_up_to", [400, 0])
+def test_the_step_of_newton_is_what_is_measured(one_pl, exact_up_to):
+    """H, rows and damping are those of the step, on its own batch, at the point where it began."""
     memory = memory_logger(one_pl)
+    nets, scalings = [], []
 
     class Recorder(one_pl.Callback):
-        def __init__(self):
-            self.nets = []
+        def on_train_start(self, trainer, module):
+            trainer.optimizers[0].register_observer(lambda seen: scalings.append(seen.scaling))
 
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            self.nets.append((copy.deepcopy(module.net), batch))
+            nets.append((copy.deepcopy(module.net), batch))
 
-    recorder = Recorder()
-    monitor = monitoring(1, quantities=ALL)
+    monitor = monitoring(1, quantities=ALL, exact_up_to=exact_up_to)
     module = regression(one_pl, RegNewton)
-    trainer(one_pl, 4, recorder, monitor, logger=memory).fit(module, batches(size=5))
-    for step, (net, (x, y)) in enumerate(recorder.nets):
+    trainer(one_pl, 25, Recorder(), monitor, logger=memory).fit(module, batches(size=5))
+    assert any(scaling is None for scaling in scalings)
+    assert any(scaling is not None for scaling in scalings)
+    for step, ((net, (x, y)), scaling) in enumerate(zip(nets, scalings, strict=True)):
         problem = problem_of(net, x, lambda z, y=y: torch.nn.functional.mse_loss(z, y))
         damping = memory.of("newton/damping")[step]
-        expected = expected_numbers(problem, damping)
+        expected = expected_numbers(problem, damping, scaling)
         for key in (
             "hessian/lambda_min", "hessian/damped_lambda_min", "ntk/lambda_max", "nntk/lambda_min",
-            "nntk_hessian/lambda_max", "nntk_hessian/difference",
+            "nntk/lambda_max",
         ):  # fmt: skip
             close(memory.of(key)[step], expected[key], 1e-6)
+        definite = memory.of("hessian/positive_definite")[step]
+        assert math.isnan(definite) or definite == expected["hessian/positive_definite"]
+        size = max(1.0, expected["nntk_hessian/lambda_max"], -expected["nntk_hessian/lambda_min"])
+        for key in ("nntk_hessian/lambda_max", "nntk_hessian/difference"):
+            close(memory.of(key)[step] / size, expected[key] / size, 1e-4)
 
 
 def test_watching_newton_evaluates_nothing_again(one_pl):

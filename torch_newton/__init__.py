@@ -28,7 +28,7 @@ from .optimizer import RegNewton
 from .residuals import Residuals, Term, find_residuals
 from .solve import SolveError, inverse
 from .spectrum import Eigenvalue, Extremes, extreme_eigenvalues
-from .step import Path, Step, Stop
+from .step import Arm, Path, Step, Stop
 from .trace import Trace, trace
 
 try:
@@ -38,6 +38,7 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 __all__ = [
     "Adaptive",
+    "Arm",
     "Attempt",
     "Captured",
     "ClosureError",

@@ -22,6 +22,7 @@ class Observation:
         gradient: of L, P entries.
         curvature: the exact Hessian, P x P; None where the step used the Gauss-Newton matrix.
         space: the rows of the Gauss-Newton matrix and their Gram matrix, where the step read them.
+        scaling: D^{-1/2}, P entries, where the step was damped by lambda D instead of lambda I.
         step: what the step did.
     """
 
@@ -30,6 +31,7 @@ class Observation:
     gradient: Tensor
     curvature: LinearOperator | None
     space: FunctionSpace | None
+    scaling: Tensor | None
     step: Step
 
 
