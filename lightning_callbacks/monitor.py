@@ -85,8 +85,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     some of them.
 
     **lambda** is `damping` where given; else that of RegNewton's last step; else, for optimizers
-    that have none, the start of `Adaptive`, :math:`\lambda_0 s\,n^{-1/4}` with s = \|H g\| / \|g\| at the first
-    measurement, kept from then on.
+    that have none, the start of `Adaptive`, :math:`\lambda_0 s\,n^{-1/4}` with
+    s = \|H g\| / \|g\| at the first measurement, kept from then on.
 
     Where RegNewton's step was damped by lambda D instead of lambda I, it is H + lambda D whose
     definiteness is told, and the NNTK is that of this damping.
