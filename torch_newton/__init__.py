@@ -15,23 +15,23 @@ from .curvature import (
     tangent_kernel,
 )
 from .damping import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
+from .density import SpectralDensity, negative_fraction, spectral_density
+from .inertia import Fraction, Inertia, inertia
+from .kernel_rows import KernelError
+from .kernels import KernelSpectrum, kernel_spectrum, tangent_gram
+from .lanczos import Lanczos, lanczos
 from .minres import minimum_residual
+from .newton_kernels import newton_tangent_gram
 from .nystrom import Nystrom
+from .observation import Observation
 from .operators import LinearOperator, damped, from_dense, identity
 from .optimizer import RegNewton
 from .residuals import Residuals, Term, find_residuals
 from .sampled_rows import SampledRows
 from .solve import SolveError, inverse
-from .spectrum import (
-    Eigenvalue,
-    Extremes,
-    Fraction,
-    Lanczos,
-    extreme_eigenvalues,
-    lanczos,
-    negative_fraction,
-)
+from .spectrum import Eigenvalue, Extremes, extreme_eigenvalues
 from .step import Arm, Path, Step, Stop
+from .trace import Trace, trace
 
 try:
     __version__ = version("torch-newton")
@@ -48,11 +48,15 @@ __all__ = [
     "Extremes",
     "Fixed",
     "Fraction",
+    "Inertia",
+    "KernelError",
+    "KernelSpectrum",
     "Lanczos",
     "LinearOperator",
     "NonFiniteLossError",
     "NotTwiceDifferentiableError",
     "Nystrom",
+    "Observation",
     "Path",
     "RegNewton",
     "Residuals",
@@ -60,9 +64,11 @@ __all__ = [
     "Scale",
     "Solution",
     "SolveError",
+    "SpectralDensity",
     "Step",
     "Stop",
     "Term",
+    "Trace",
     "Tridiagonal",
     "WidthScaled",
     "capture",
@@ -76,12 +82,18 @@ __all__ = [
     "gradient_and_hessian",
     "hessian",
     "identity",
+    "inertia",
     "inverse",
     "jacobian",
+    "kernel_spectrum",
     "lanczos",
     "minimum_residual",
     "negative_fraction",
+    "newton_tangent_gram",
     "newton_tangent_kernel",
+    "spectral_density",
+    "tangent_gram",
     "tangent_kernel",
+    "trace",
     "width",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from .batched import Batched
 from .flat import flatten, unflatten
 from .graph import reachable
 from .operators import LinearOperator, damped, symmetric
@@ -116,8 +117,12 @@ def hessian_from_gradient(
             raise _explained(error) from error
         return flatten(products).detach()
 
+    indices = [i for i, _ in live]
+    has_graph = [i in indices for i in range(len(params))]
+    matmat = Batched([grad for _, grad in live], has_graph, params, params, product)
     size = sum(param.numel() for param in params)
-    return symmetric(size, product, dtype=params[0].dtype, device=params[0].device)
+    dtype, device = params[0].dtype, params[0].device
+    return symmetric(size, product, dtype=dtype, device=device, matmat=matmat)
 
 
 def jacobian(outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
@@ -183,6 +188,7 @@ def jacobian_at(
         lambda u: pull_back(u).detach(),
         params[0].dtype,
         params[0].device,
+        rmatmat=Batched(parts, live, like, params, lambda u: pull_back(u).detach()),
     )
 
 

@@ -7,6 +7,7 @@ reported as not recognised, which costs speed and never correctness.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,3 +57,13 @@ def reachable(roots: Sequence[Node]) -> set[Node]:
                 seen.add(edge.node)
                 stack.append(edge.node)
     return seen
+
+
+def largest_gradient(roots: Sequence[Node]) -> int:
+    """Entries of the largest tensor that a backward pass from `roots` carries; 0 if not known."""
+    sizes = [
+        math.prod(int(length) for length in entry.shape)
+        for node in reachable(roots)
+        for entry in getattr(node, "_input_metadata", ())
+    ]
+    return max(sizes, default=0)

@@ -81,7 +81,11 @@ class QuadraticModel:
             return curvature @ v
 
         self.curvature = symmetric(
-            len(gradient), counted, dtype=curvature.dtype, device=curvature.device
+            len(gradient),
+            counted,
+            dtype=curvature.dtype,
+            device=curvature.device,
+            matmat=curvature.matmat,
         )
         # What is solved with: the same, or its like in the scaled variables.
         self._variables: Tensor | None = None

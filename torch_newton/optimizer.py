@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from .arms import History
 from .closure import Closure, ClosureError, NonFiniteLossError
@@ -18,6 +20,7 @@ from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, dam
 from .damping import width as inferred_width
 from .flat import flatten
 from .model import Proposal, QuadraticModel
+from .observation import Observation, Observer
 from .options import Options, check_group, check_lr, check_params
 from .preconditioners import Preconditioner
 from .reading import Reading, plain_gradient, read
@@ -108,6 +111,7 @@ class RegNewton(torch.optim.Optimizer):
             damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width, scaling
         )
         self._warned = False
+        self._observers: OrderedDict[int, Observer] = OrderedDict()
         super().__init__(params, {"lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -128,7 +132,21 @@ class RegNewton(torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "options": self.options, "_warned": self._warned}
+        own = {"options": self.options, "_warned": self._warned, "_observers": OrderedDict()}
+        return {**super().__getstate__(), **own}
+
+    def register_observer(self, observer: Observer) -> RemovableHandle:
+        """Call `observer` with an `Observation` at every step, before the parameters move.
+
+        It may take products with what it is given, and must change nothing. A copy of the
+        optimizer has no observers.
+
+        Returns:
+            A handle whose ``remove()`` ends it.
+        """
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = observer
+        return handle
 
     @property
     def last_step(self) -> Step | None:
@@ -223,6 +241,18 @@ class RegNewton(torch.optim.Optimizer):
             step, direction = self._attempts(step, model, trials, scale, last, first_norm)
             solved = step.numbers()
             history = history.after(step, among)
+        for observer in list(self._observers.values()):
+            observer(
+                Observation(
+                    captured.loss,
+                    params,
+                    gradient,
+                    model.curvature if arm.exact else None,
+                    reading.space,
+                    None if scaling is None else scaling.vector,
+                    step,
+                )
+            )
         self._warn(step)
 
         trials.finish(direction)
