@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torch_newton import Adaptive, Attempt, Fixed, Path, Scale, Step, Stop, WidthScaled, width
+from torch_newton import (
+    Adaptive,
+    Attempt,
+    Fixed,
+    KernelMin,
+    Path,
+    ResidualFollowing,
+    Scale,
+    Step,
+    Stop,
+    WidthScaled,
+    width,
+)
 from torch_newton.damping import RetryingRule, damping_rule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -152,8 +164,10 @@ def test_width_scaled_does_not_depend_on_width_at_beta_one_half() -> None:
     assert {rule(None, replace(SCALE, width=n)) for n in (1, 10, 1000)} == {0.3}
 
 
-def test_only_the_adaptive_rule_makes_a_ratio_test() -> None:
+def test_which_rules_make_a_ratio_test() -> None:
     assert isinstance(Adaptive(), RetryingRule)
+    assert isinstance(KernelMin(), RetryingRule)
+    assert not isinstance(ResidualFollowing(), RetryingRule)
     assert not isinstance(WidthScaled(), RetryingRule)
     assert not isinstance(Fixed(1.0), RetryingRule)
     assert not isinstance(lambda last, scale: 1.0, RetryingRule)
@@ -222,7 +236,11 @@ def test_callable_sees_the_last_step_and_the_scale() -> None:
     assert first.damping == 1.0
     assert optimizer.last_step.damping == 1.5
     # The Hessian is 2 I, so |H g| / |g| = 2, at the first step and ever after.
-    assert [scale for _, scale in seen] == [Scale(2.0, 7, torch.finfo(x.dtype).eps)] * 2
+    epsilon = torch.finfo(x.dtype).eps
+    assert [scale for _, scale in seen] == [
+        Scale(2.0, 7, epsilon, 5.0, 5.0),
+        Scale(2.0, 7, epsilon, first.loss_after, 5.0),
+    ]
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])

@@ -30,6 +30,7 @@ from .spectrum import (
     negative_fraction,
 )
 from .step import Path, Step, Stop
+from .theory_damping import KernelMin, ResidualFollowing
 
 try:
     __version__ = version("torch-newton")
@@ -45,12 +46,14 @@ __all__ = [
     "Extremes",
     "Fixed",
     "Fraction",
+    "KernelMin",
     "Lanczos",
     "LinearOperator",
     "NonFiniteLossError",
     "NotTwiceDifferentiableError",
     "Path",
     "RegNewton",
+    "ResidualFollowing",
     "Residuals",
     "Scale",
     "Solution",
