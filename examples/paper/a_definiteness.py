@@ -5,6 +5,7 @@ python -m examples.paper a
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def measure() -> Result:
     ]
     for width in (1024, 4096):
         run = runs[width]
-        falls = all(b <= a for a, b in zip(run.losses, run.losses[1:], strict=False))
+        falls = all(b <= a for a, b in itertools.pairwise(run.losses))
         least = min(run.margins)
         claims.append(
             Claim(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torch_newton.nn import ShallowNetwork
 
-from .problems import circle, fitted_slope, geometric_mean, newton, paper_damping
+from .problems import fitted_slope, geometric_mean, newton, paper_damping, width_study
 from .report import LOOKS, REFERENCE, Result, near
 
 TITLE = "Movement of a unit's parameters against width"
@@ -31,7 +31,7 @@ def movement(
     width: int, beta: float, gamma: float, seed: int, steps: int = 10
 ) -> tuple[float, float]:
     """max_i |z_i(0)|, the first step's move of a unit, and max_i |theta_i(10) - theta_i(0)|."""
-    problem = circle()
+    problem = width_study()
     net = problem.network(width, beta, seed)
     points: list[Tensor] = []
     newton(
@@ -46,7 +46,7 @@ def movement(
 
 
 def against_width(
-    beta: float, gamma: float, seeds: range = range(3)
+    beta: float, gamma: float, seeds: range = range(5)
 ) -> tuple[list[float], list[float]]:
     """The two, geometric means over seeds, for each width."""
     runs = [[movement(width, beta, gamma, seed) for seed in seeds] for width in WIDTHS]

@@ -48,7 +48,7 @@ def errors(
 
 
 def one_step(gamma: float, width: int, seed: int) -> tuple[float, float]:
-    """|f_1 - y| / |y| after a Newton step with alpha = 1, and what the limit kernel gives for it."""
+    """|f_1 - y| / |y| after a Newton step with alpha = 1, and by the limit kernel."""
     problem = width_study()
     net = problem.network(width, BETA, seed)
     start = problem.residual(net)

@@ -27,7 +27,7 @@ TITLE = "Gauss-Newton and Levenberg-Marquardt"
 # More parameters than samples.
 
 
-def sphere(rows: int = 8) -> Problem:
+def smooth_circle(rows: int = 8) -> Problem:
     """Points on a circle, and smooth targets."""
     t = 2 * math.pi * torch.arange(rows, dtype=torch.float64) / rows
     x = torch.stack([t.cos(), t.sin()], 1)
@@ -35,8 +35,8 @@ def sphere(rows: int = 8) -> Problem:
 
 
 def slowest_rate(factor: float, width: int = 8192, lr: float = 0.1, steps: int = 20) -> float:
-    """Decay rate, in units of lr times step, of the kernel's smallest mode, lambda = c kappa_min."""
-    problem = sphere()
+    """Decay rate of the kernel's smallest mode per lr times step, lambda = c kappa_min."""
+    problem = smooth_circle()
     net = problem.network(width, 0.5, seed=0)
     mode = torch.linalg.eigh(kernel(net, problem))[1][:, 0]
     # A residual along that mode alone: nothing of the others can leak into it.
@@ -60,11 +60,13 @@ def predicted_rate(factor: float, lr: float = 0.1) -> float:
 DISTANCES = (0.3, 0.1, 3e-2, 1e-2, 3e-3)
 
 
-def near_duplicates(distance: float, rows: int = 8) -> Problem:
-    """Pairs of points so far apart on a line, with smooth targets."""
-    x = torch.linspace(-1, 1, rows // 2, dtype=torch.float64)
-    x = torch.cat([x, x + distance])[:, None]
-    return Problem(x, torch.sin(2 * x))
+def near_duplicates(distance: float, pairs: int = 16) -> Problem:
+    """Random points in the plane, each with a second one so far away, and smooth targets."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(pairs, 2, generator=random, dtype=torch.float64)
+    shift = torch.randn(pairs, 2, generator=random, dtype=torch.float64)
+    x = torch.cat([x, x + distance * nn.functional.normalize(shift)])
+    return Problem(x, (torch.sin(2 * x[:, 0]) * torch.cos(2 * x[:, 1]))[:, None])
 
 
 def residual_factor(
@@ -128,7 +130,7 @@ def realisable(
     target = net(x).detach()
     with torch.no_grad():
         for p in net.parameters():
-            p += 0.02 * torch.randn(p.shape, generator=random, dtype=torch.float64)
+            p.add_(torch.randn(p.shape, generator=random, dtype=p.dtype), alpha=0.02)
     size = sum(p.numel() for p in net.parameters())
     return Reparametrised(net, conditioned(size, condition, seed)), Problem(x, target)
 

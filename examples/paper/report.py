@@ -25,16 +25,17 @@ class Claim:
         text: what is claimed, and for what.
         measured: the number measured, as printed.
         expected: the number expected, as printed.
-        holds: whether the two agree as the text says.
+        holds: whether the two agree as the text says; None where the run cannot tell.
     """
 
     text: str
     measured: str
     expected: str
-    holds: bool
+    holds: bool | None
 
     def row(self) -> str:
-        return f"| {self.text} | {self.measured} | {self.expected} | {'yes' if self.holds else '**no**'} |"
+        verdict = {True: "yes", False: "**no**", None: "not tested"}[self.holds]
+        return f"| {self.text} | {self.measured} | {self.expected} | {verdict} |"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run(name: str, title: str, script: Callable[[], Result]) -> None:
     width = max(len(claim.text) for claim in result.claims)
     print(f"({name[0]}) {title}, {seconds:.0f} s")
     for claim in result.claims:
-        verdict = "holds" if claim.holds else "DOES NOT HOLD"
+        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not tested"}[claim.holds]
         print(f"  {claim.text:{width}}  {claim.measured}  expected {claim.expected}  {verdict}")
     PICTURES.mkdir(exist_ok=True)
     result.figure.savefig(PICTURES / f"{name}.png", dpi=110)
