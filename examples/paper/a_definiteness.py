@@ -131,6 +131,7 @@ def measure() -> Result:
         ylabel="$\\lambda_{min}(H) + \\gamma_N$",
         title="training with the paper's damping",
     )
-    right.set_ylim(-0.25, 0.12)
-    right.legend()
+    right.set_yscale("symlog", linthresh=0.1)
+    right.set_xticks(range(0, 16, 3))
+    right.legend(loc="lower right")
     return Result(claims, figure)

@@ -144,7 +144,7 @@ def measure() -> Result:
     ]
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    for (name, run), look in zip(runs.items(), LOOKS, strict=True):
+    for (name, run), look in zip(runs.items(), reversed(LOOKS), strict=True):
         left.loglog(run.seconds, run.losses, markevery=0.15, label=name, **look)
         right.loglog(range(1, len(run.losses) + 1), run.losses, markevery=0.15, **look)
     left.set(xlabel="processor time (s)", ylabel="lowest loss so far", xlim=(1e-2, None))

@@ -240,9 +240,14 @@ def measure() -> Result:
         )
     )
 
+    labels = {
+        "kernel_min": "LM, $\\lambda = \\kappa_{min}$",
+        "fixed": "LM, $\\lambda = 0.01\\,\\kappa_{max}$",
+        "gd": "gradient descent",
+    }
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.1))
     for (kind, curve), look in zip(curves.items(), LOOKS, strict=False):
-        left.semilogx(*zip(*curve, strict=True), label=kinds[kind], **look)
+        left.semilogx(*zip(*curve, strict=True), label=labels[kind], **look)
     left.set(
         xlabel="smallest kernel eigenvalue $\\kappa_{min}$",
         ylabel="residual's factor a step",
