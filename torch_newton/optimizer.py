@@ -224,7 +224,7 @@ class RegNewton(torch.optim.Optimizer):
         if options.curvature == "hessian":
             curvature = hessian_from_gradient(derivatives, params)
             if prepare == "auto":
-                space = function_space(find_residuals(loss), params)
+                space = function_space(find_residuals(loss), params, derivatives)
             return QuadraticModel(gradient, curvature, at_damping, space)
         residuals = find_residuals(loss)
         if not residuals.terms or residuals.unrecognised:
@@ -235,7 +235,7 @@ class RegNewton(torch.optim.Optimizer):
                 "curvature='hessian'"
             )
         if prepare == "auto":
-            space = function_space(residuals, params)
+            space = function_space(residuals, params, derivatives)
         if space is not None and space.tangents.rows == residuals.rows:
             return QuadraticModel(gradient, space.gauss_newton(), None, space, exact_inverse=True)
         return QuadraticModel(gradient, residuals.gauss_newton(params), at_damping, space)
