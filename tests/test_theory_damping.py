@@ -18,8 +18,11 @@ from torch_newton import (
     RegNewton,
     ResidualFollowing,
     WidthScaled,
+    find_residuals,
 )
 from torch_newton.damping import damping_rule
+from torch_newton.function_space import function_space
+from torch_newton.least_squares import least_squares_step
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -184,6 +187,19 @@ def test_undamped_gauss_newton_is_the_least_squares_step() -> None:
     after = torch.cat([p.detach().reshape(-1) for p in run.model.parameters()])
     expected = torch.linalg.lstsq(J, -residual[:, None], driver="gelsd").solution[:, 0]
     assert_close(after - before, 0.5 * expected, 1e-9)
+
+
+@pytest.mark.parametrize("hook", [False, True])
+def test_undamped_gauss_newton_with_more_parameters_is_the_shortest_step(hook: bool) -> None:
+    run = Regression(2, 20, 1, rows=6, damping=0.0, curvature="gauss_newton")
+    J, residual = run.rows(), run.residual()
+    extra = J.T @ randn(6, seed=5) if hook else torch.zeros(J.shape[1])
+    space = function_space(find_residuals(run.loss()), list(run.model.parameters()))
+    assert space is not None
+    assert space.dual
+    step = least_squares_step(space, J.T @ residual + extra)
+    expected = -torch.linalg.pinv(J) @ residual - torch.linalg.pinv(J.T @ J, rtol=1e-12) @ extra
+    assert_close(step, expected, 1e-8)
 
 
 def test_undamped_gauss_newton_cuts_at_the_rank() -> None:

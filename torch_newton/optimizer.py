@@ -346,7 +346,7 @@ class RegNewton(torch.optim.Optimizer):
             message = (
                 f"H + lambda I is not positive definite at lambda = {step.damping:g}: lambda is "
                 "below the norm of the Hessian's indefinite part; raise gamma or the width "
-                "(it takes gamma > C RMS(residual) N^-(1 - beta))"
+                "(it takes gamma > C RMS(residual) N^-(beta - exponent))"
             )
         elif step.damping == 0 and step.attempts > 0 and model.underdetermined:
             message = (
