@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from . import limit, nn
 from .cg import Solution, Tridiagonal, conjugate_gradient
 from .closure import Captured, ClosureError, NonFiniteLossError, capture
 from .curvature import (
@@ -77,9 +78,11 @@ __all__ = [
     "inverse",
     "jacobian",
     "lanczos",
+    "limit",
     "minimum_residual",
     "negative_fraction",
     "newton_tangent_kernel",
+    "nn",
     "tangent_kernel",
     "width",
 ]

@@ -45,7 +45,7 @@ def hermite_series(function: Function, pairs: Angles, tol: float = 1e-12) -> Ten
     The terms left out are the largest at correlation one, where all of them add up to
     E[function(u)^2], which is known: what is missing there bounds the error everywhere.
     """
-    nodes, polynomials = _weighted_hermite()
+    nodes, polynomials = (table.to(pairs.angle.device) for table in _weighted_hermite())
     values = function(pairs.right.sqrt() * nodes[:, None])  # nodes x M
     coefficients = polynomials @ values  # terms x M
     squares = polynomials[0] @ values.square()
@@ -74,8 +74,8 @@ def polar(function: Function, pairs: Angles, arcs: int = 64, radii: int = 96) ->
         arcs: Gauss-Legendre nodes on each of the four sectors.
         radii: Gauss-Legendre nodes on the radius, up to where the density is 1e-30.
     """
-    t, t_weights = _legendre(arcs)
-    r, r_weights = _legendre(radii)
+    t, t_weights = (table.to(pairs.angle.device) for table in _legendre(arcs))
+    r, r_weights = (table.to(pairs.angle.device) for table in _legendre(radii))
     radius = 12.0 * r
     density = 12.0 * r_weights * radius * torch.exp(-(radius**2) / 2) / (2 * math.pi)
     rows, columns = torch.triu_indices(*pairs.angle.shape)  # the average is symmetric
