@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torch_newton import (
     Adaptive,
+    Arm,
     Attempt,
     Fixed,
     KernelMin,
@@ -49,6 +50,7 @@ STEP = Step(
     scale=3.0,
     width=16,
     path=Path.PLAIN,
+    arm=Arm.HESSIAN,
 )
 
 ATTEMPT = Attempt(
@@ -57,9 +59,9 @@ ATTEMPT = Attempt(
 
 
 def test_adaptive_starts_at_the_width_scaled_curvature() -> None:
-    assert Adaptive()(None, SCALE) == pytest.approx(3.0 / 16**0.25)
+    assert Adaptive()(None, SCALE) == pytest.approx(1e-2 * 3.0 / 16**0.25)
     assert Adaptive(start=10, exponent=0.5)(None, SCALE) == pytest.approx(10 * 3.0 / 4)
-    assert Adaptive(exponent=0.0)(None, SCALE) == 3.0
+    assert Adaptive(start=1.0, exponent=0.0)(None, SCALE) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,17 @@ def test_adaptive_starts_at_the_width_scaled_curvature() -> None:
 def test_adaptive_follows_the_ratio_as_nielsen_says(ratio: float, factor: float) -> None:
     step = replace(STEP, ratio=ratio)
     assert Adaptive()(step, SCALE) == pytest.approx(0.5 * factor)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "factor"),
+    [(0.001, 1.0), (0.25, 1.0), (0.26, 0.5), (0.4, 0.5), (0.75, 0.5), (0.76, 0.2), (2.0, 0.2)],
+)
+@pytest.mark.parametrize("arm", [Arm.GAUSS_NEWTON, Arm.SCALED_GAUSS_NEWTON])
+def test_adaptive_lowers_lambda_though_the_ratio_of_gauss_newton_stays_below_one(
+    arm: Arm, ratio: float, factor: float
+) -> None:
+    assert Adaptive()(replace(STEP, arm=arm, ratio=ratio), SCALE) == pytest.approx(0.5 * factor)
 
 
 def test_adaptive_doubles_after_negative_curvature_whatever_the_ratio() -> None:

@@ -116,7 +116,9 @@ class Regression:
 
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
 def test_kernel_min_sees_the_smallest_eigenvalue_of_every_step(curvature: str) -> None:
-    run = Regression(2, 20, 1, rows=6, damping=KernelMin(0.5), curvature=curvature, lr=0.5)
+    run = Regression(
+        2, 20, 1, rows=6, damping=KernelMin(0.5), curvature=curvature, lr=0.5, scaling=None
+    )
     for _ in range(4):
         J = run.rows()
         expected = 0.5 * float(torch.linalg.eigvalsh(J @ J.T)[0])
@@ -127,7 +129,7 @@ def test_kernel_min_sees_the_smallest_eigenvalue_of_every_step(curvature: str) -
 
 
 def test_kernel_min_with_fewer_parameters_than_rows() -> None:
-    run = Regression(1, 2, 1, rows=12, damping="kernel_min", curvature="gauss_newton")
+    run = Regression(1, 2, 1, rows=12, damping="kernel_min", curvature="gauss_newton", scaling=None)
     J = run.rows()
     expected = float(torch.linalg.eigvalsh(J.T @ J)[0])
     run.step()
@@ -151,7 +153,7 @@ def test_kernel_min_without_rows_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("damping", ["residual", "kernel_min"])
 def test_memory_of_the_rules_survives_a_checkpoint(damping: str) -> None:
-    options = {"damping": damping, "curvature": "gauss_newton", "lr": 0.3}
+    options = {"damping": damping, "curvature": "gauss_newton", "lr": 0.3, "scaling": None}
     straight = Regression(2, 20, 1, rows=6, **options)
     straight.step(3)
     resumed = Regression(2, 20, 1, rows=6, model=copy.deepcopy(straight.model), **options)
@@ -200,6 +202,27 @@ def test_undamped_gauss_newton_with_more_parameters_is_the_shortest_step(hook: b
     step = least_squares_step(space, J.T @ residual + extra)
     expected = -torch.linalg.pinv(J) @ residual - torch.linalg.pinv(J.T @ J, rtol=1e-12) @ extra
     assert_close(step, expected, 1e-8)
+
+
+def test_undamped_gauss_newton_does_not_see_a_scaling() -> None:
+    points = []
+    for scaling in (None, "jacobian"):
+        run = Regression(
+            1, 2, 1, rows=30, damping=0.0, curvature="gauss_newton", lr=0.1, scaling=scaling
+        )
+        run.step(3)
+        points.append(torch.cat([p.detach().reshape(-1) for p in run.model.parameters()]))
+    assert_close(points[1], points[0], 1e-8)
+
+
+def test_kernel_min_follows_the_scaled_kernel_where_the_step_is_scaled() -> None:
+    run = Regression(
+        2, 20, 1, rows=6, damping="kernel_min", curvature="gauss_newton", scaling="jacobian", lr=0.5
+    )
+    start = run.loss().item()
+    run.step(10)
+    # By a half at each step's slowest mode: the residual falls at least by 3/4, its square by 9/16.
+    assert run.loss().item() < 1.5 * (9 / 16) ** 10 * start
 
 
 def test_undamped_gauss_newton_cuts_at_the_rank() -> None:

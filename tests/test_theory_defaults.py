@@ -92,14 +92,12 @@ def run(
     while units(steps) < budget and (not steps or steps[-1].loss_after > target):
         optimizer.step(closure_of(optimizer, loss))
         steps.append(optimizer.last_step)
-        if not steps[-1].accepted:
-            break  # eight values of lambda failed: nothing changes any more on the same batch
     return steps
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("curvature", ["auto", "hessian", "gauss_newton"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a23_two_spirals_from_any_start_of_the_damping(
     start: float, curvature: str, seed: int, float64: None
@@ -179,7 +177,7 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], indirect=True)
-@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("curvature", ["auto", "hessian", "gauss_newton"])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a24_no_harm_within_a_thousand_units(name: str, curvature: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)

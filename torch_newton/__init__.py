@@ -30,7 +30,7 @@ from .spectrum import (
     lanczos,
     negative_fraction,
 )
-from .step import Path, Step, Stop
+from .step import Arm, Path, Step, Stop
 from .theory_damping import KernelMin, ResidualFollowing
 
 try:
@@ -40,6 +40,7 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 __all__ = [
     "Adaptive",
+    "Arm",
     "Attempt",
     "Captured",
     "ClosureError",

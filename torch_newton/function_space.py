@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from .operators import LinearOperator, symmetric
 from .output_root import Root, output_root
 from .residuals import Residuals, Term
 from .rows import read_tangents
+from .scaling import Scaling
 from .tangents import Tangents
 
 MAX_SIZE = 3000
@@ -45,7 +47,6 @@ class FunctionSpace:
         gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
-        gram: the smaller of the two.
     """
 
     def __init__(self, tangents: Tangents, target: Tensor, gradient: Tensor | None = None) -> None:
@@ -54,11 +55,20 @@ class FunctionSpace:
         self.gradient = tangents.pull(target) if gradient is None else gradient
         self.size = sum(param.numel() for param in tangents.like)
         self.dual = tangents.rows <= self.size
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
-            self.gram = tangents.gram()
-        else:
-            rows = tangents.dense()
-            self.gram = rows.T @ rows
+            return self.tangents.gram()
+        rows = self.tangents.dense()
+        return rows.T @ rows
+
+    def scaled(self, scaling: Scaling) -> FunctionSpace:
+        r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
+        return FunctionSpace(
+            scaling.apply(self.tangents), self.target, scaling.vector * self.gradient
+        )
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""

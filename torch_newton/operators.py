@@ -138,6 +138,13 @@ def damped(operator: LinearOperator, damping: float) -> LinearOperator:
     return operator + damping * identity(size, dtype=operator.dtype, device=operator.device)
 
 
+def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
+    """E A E with E = diag(e), for a symmetric A: the same form in scaled variables."""
+    return symmetric(
+        len(e), lambda v: e * (operator @ (e * v)), dtype=operator.dtype, device=operator.device
+    )
+
+
 def from_dense(matrix: Tensor) -> LinearOperator:
     """A matrix in memory as an operator, for instance a preconditioner worked out by hand."""
     rows, columns = matrix.shape

@@ -11,22 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arms import History
 from .closure import Closure, ClosureError, NonFiniteLossError
-from .curvature import (
-    check_twice_differentiable,
-    differentiable_gradient,
-    hessian_from_gradient,
-)
+from .curvature import check_twice_differentiable, differentiable_gradient
 from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
 from .flat import flatten
-from .function_space import function_space
 from .model import Proposal, QuadraticModel
 from .options import Options, check_group, check_lr, check_params
 from .preconditioners import Preconditioner
-from .residuals import find_residuals
-from .step import Step, Stop
+from .reading import Reading, plain_gradient, read
+from .scaling import Scaling
+from .step import Arm, Path, Step, Stop
 from .trials import Trials
+
+PRODUCTS = {(True, True): 3, (True, False): 10, (False, True): 50, (False, False): 50}
+"""Products of a solve under an adaptive damping; keys: exact Hessian, in function space.
+
+There conjugate gradients start at the Gauss-Newton step, and a few products are worth most.
+"""
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -62,18 +65,25 @@ class RegNewton(torch.optim.Optimizer):
             lambda, absolute and fixed; or a rule (see `torch_newton.damping`). With a fixed
             one the system is solved to `cg_tol`, also where it is indefinite, and the step is
             taken unless the loss is not finite there.
-        curvature: ``"hessian"``, or ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
-            the indefinite part; the loss must be one that `find_residuals` recognises. With
-            ``damping=0.0`` the latter is undamped Gauss-Newton, by least squares with a cut at
-            the numerical rank: for fewer parameters than residuals, with an `lr` such as 0.5.
+        curvature: ``"hessian"``; ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
+            the indefinite part; or ``"auto"``: each step takes what has gained most for its cost
+            (see `torch_newton.arms`), and the exact Hessian under a fixed damping. Gauss-Newton
+            needs a loss that `find_residuals` recognises. With ``damping=0.0`` it is undamped,
+            by least squares with a cut at the numerical rank: for fewer parameters than
+            residuals, with an `lr` such as 0.5.
         preconditioner: ``"auto"``, None, or a callable (see `torch_newton.preconditioners`).
-        cg_max_iter: products a solve may take. Where None: 10 for the Hessian and 50 for
-            Gauss-Newton under an adaptive damping, and enough for `cg_tol` under a fixed one.
+        cg_max_iter: products a solve may take. Where None: under an adaptive damping 3 for the
+            Hessian in function space, 10 elsewhere, 50 for Gauss-Newton; and enough for `cg_tol`
+            under a fixed one.
         cg_tol: relative residual at which a solve ends. Where None: 1e-8, or what the dtype can
             resolve if that is more, under a fixed damping, and
             :math:`\min(0.1, 0.1\sqrt{|g|/|g_0|})` under an adaptive one.
         width: n, where the inference from the parameters' shapes (`torch_newton.width`) is not
             what you mean.
+        scaling: ``"jacobian"`` puts :math:`\lambda D` in place of :math:`\lambda I`, with D like
+            the diagonal of :math:`J^T Q J` (see `torch_newton.scaling`); None does not; with
+            ``"auto"`` each step takes what has gained most, and :math:`\lambda I` under a fixed
+            damping.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -86,15 +96,16 @@ class RegNewton(torch.optim.Optimizer):
         params: Any,
         lr: float | Tensor = 1.0,
         damping: str | float | DampingRule = "auto",
-        curvature: str = "hessian",
+        curvature: str = "auto",
         preconditioner: str | Preconditioner | None = "auto",
         cg_max_iter: int | None = None,
         cg_tol: float | None = None,
         width: int | None = None,
+        scaling: str | None = "auto",
     ) -> None:
         check_lr(lr)
         self.options = Options(
-            damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width
+            damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width, scaling
         )
         self._warned = False
         super().__init__(params, {"lr": lr})
@@ -151,16 +162,35 @@ class RegNewton(torch.optim.Optimizer):
             raise
 
     def _step(self, trials: Trials) -> Any:
-        """One step, in the order of the book: model, damping, solve, compare, move."""
+        """One step, in the order of the book: choose, model, damping, solve, compare, move."""
         params, options = trials.params, self.options
-        hessian = options.curvature == "hessian"
-        captured, derivatives = trials.first(differentiable_gradient if hessian else _gradient)
         memory = self.state.get(self._first_param(), {})
-        if hessian and not memory:
+        history = History.from_numbers(memory["history"]) if "history" in memory else History()
+        among = frozenset(list(Arm)[i] for i in memory.get("among", range(len(Arm))))
+        among &= options.arms()
+        planned = history.choose(among)
+        captured, derivatives = trials.first(
+            differentiable_gradient if planned.exact else plain_gradient
+        )
+        if planned.exact and not any(arm.exact for arm in history.plays):
             check_twice_differentiable(derivatives)
-        model = self._model(captured.loss, derivatives, trials)
-        solved: dict[str, Any] | None = memory.get("last_solved")
-        s: float = memory.get("scale", 0.0)
+        gradient = flatten(trials.gradient())
+        if not bool(torch.isfinite(gradient).all()):
+            raise NonFiniteLossError(
+                "the gradient is not finite although the loss is: look for square roots and "
+                "norms at zero, and for overflow; the step changed nothing"
+            )
+        reading = read(captured.loss, params, derivatives, options)
+        among = reading.arms(options.arms())
+        arm = planned if planned in among else history.choose(among)
+        scaling = self._scaling(reading) if arm.scaled else None
+        model = reading.model(arm, gradient, scaling)
+
+        known = memory.get("arms", {})
+        # An arm not played before starts where its like of the same damping stands.
+        own = known.get(arm.name) or known.get(arm.alike.name) or {}
+        solved: dict[str, Any] | None = own.get("solved")
+        s: float = own.get("scale", 0.0)
         if s == 0.0 and model.gradient_norm > 0:
             s = model.scale()
         n = options.width or inferred_width(params)
@@ -168,7 +198,7 @@ class RegNewton(torch.optim.Optimizer):
         first_loss = memory.get("first_loss", loss)
         epsilon = torch.finfo(params[0].dtype).eps
         scale = Scale(s, n, epsilon, loss, first_loss, model.kernel_extremes)
-        first_norm = memory.get("first_gradient_norm", 0.0) or model.gradient_norm
+        first_norm = own.get("first_gradient_norm", 0.0) or model.gradient_norm
 
         step = Step(
             iteration=memory.get("step", 0) + 1,
@@ -189,56 +219,38 @@ class RegNewton(torch.optim.Optimizer):
             scale=s,
             width=n,
             path=model.path,
+            arm=arm,
         )
         direction = None
         if model.gradient_norm > 0:
             last = None if solved is None else Step.from_numbers(solved)
             step, direction = self._attempts(step, model, trials, scale, last, first_norm)
             solved = step.numbers()
+            history = history.after(step, among)
         self._warn(step, model)
 
         trials.finish(direction)
+        own = {"solved": solved, "scale": s, "first_gradient_norm": first_norm}
         self.state[self._first_param()].update(
             step=step.iteration,
-            scale=s,
-            first_gradient_norm=first_norm,
             first_loss=first_loss,
             last_step=step.numbers(),
-            last_solved=solved,
+            arms={**known, arm.name: own},
+            among=[number for number, member in enumerate(Arm) if member in among],
+            history=history.numbers(),
         )
+        if scaling is not None:
+            for param, part in zip(params, scaling.parts, strict=True):
+                if part is not None:
+                    self.state[param]["scaling"] = part
         return captured.returned if captured.returned is not None else captured.loss.detach()
 
-    def _model(
-        self, loss: Tensor, derivatives: Sequence[Tensor | None], trials: Trials
-    ) -> QuadraticModel:
-        params, options = trials.params, self.options
-        gradient = flatten(trials.gradient())
-        if not bool(torch.isfinite(gradient).all()):
-            raise NonFiniteLossError(
-                "the gradient is not finite although the loss is: look for square roots and "
-                "norms at zero, and for overflow; the step changed nothing"
-            )
-        prepare, at_damping, space = options.preconditioner, None, None
-        if callable(prepare):
-            at_damping = prepare(loss, params)
-        if options.curvature == "hessian":
-            curvature = hessian_from_gradient(derivatives, params)
-            if prepare == "auto":
-                space = function_space(find_residuals(loss), params, derivatives)
-            return QuadraticModel(gradient, curvature, at_damping, space)
-        residuals = find_residuals(loss)
-        if not residuals.terms or residuals.unrecognised:
-            raise ClosureError(
-                "curvature='gauss_newton' needs a loss that is a sum of squares, a "
-                "cross-entropy or another convex function of the outputs, but met "
-                f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
-                "curvature='hessian'"
-            )
-        if prepare == "auto":
-            space = function_space(residuals, params, derivatives)
-        if space is not None and space.tangents.rows == residuals.rows:
-            return QuadraticModel(gradient, space.gauss_newton(), None, space, exact_inverse=True)
-        return QuadraticModel(gradient, residuals.gauss_newton(params), at_damping, space)
+    def _scaling(self, reading: Reading) -> Scaling | None:
+        """D of the rows at hand, not smaller than it has been."""
+        if reading.space is None:
+            return None
+        earlier = [self.state.get(param, {}).get("scaling") for param in reading.params]
+        return Scaling.of(reading.space.tangents).maximum(earlier)
 
     def _attempts(
         self,
@@ -256,7 +268,9 @@ class RegNewton(torch.optim.Optimizer):
         damping = _checked_damping(rule(last, scale))
         iterations = 0
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
-            proposal = self._solve(model, damping, forcing if retrying is not None else None)
+            proposal = self._solve(
+                model, damping, forcing if retrying is not None else None, step.arm.exact
+            )
             iterations += proposal.solution.iterations
             direction, predicted, loss_after = self._best(proposal, model, trials)
             attempt = Attempt(
@@ -295,13 +309,15 @@ class RegNewton(torch.optim.Optimizer):
         # What the last attempt taught is kept for the next step.
         return replace(step, damping=damping), None
 
-    def _solve(self, model: QuadraticModel, damping: float, forcing: float | None) -> Proposal:
+    def _solve(
+        self, model: QuadraticModel, damping: float, forcing: float | None, exact: bool
+    ) -> Proposal:
         tol, max_iter = self.options.cg_tol, self.options.cg_max_iter
         if forcing is None:
             tol = max(1e-8, 10 * torch.finfo(model.gradient.dtype).eps) if tol is None else tol
             return model.exact_step(damping, tol, max_iter)
         if max_iter is None:
-            max_iter = 10 if self.options.curvature == "hessian" else 50
+            max_iter = PRODUCTS[exact, model.path is Path.FUNCTION_SPACE]
         return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
 
     def _best(
@@ -358,10 +374,6 @@ class RegNewton(torch.optim.Optimizer):
             return
         self._warned = True
         warnings.warn(message, stacklevel=4)
-
-
-def _gradient(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
 
 
 def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .damping import DampingRule
+from .damping import DampingRule, RetryingRule
 from .preconditioners import Preconditioner
+from .step import Arm
 
-CURVATURES = ("hessian", "gauss_newton")
+CURVATURES = ("auto", "hessian", "gauss_newton")
+SCALINGS = ("auto", "jacobian", None)
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,16 @@ class Options:
     cg_max_iter: int | None
     cg_tol: float | None
     width: int | None
+    scaling: str | None = "auto"
 
     def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling must be 'auto', 'jacobian' or None, not {self.scaling!r}")
+        if self.scaling == "jacobian" and self.preconditioner != "auto":
+            raise ValueError(
+                "scaling='jacobian' needs the rows that preconditioner='auto' reads: leave the "
+                "preconditioner as it is, or the scaling"
+            )
         if self.curvature not in CURVATURES:
             names = ", ".join(repr(name) for name in CURVATURES)
             raise ValueError(f"curvature must be one of {names}, not {self.curvature!r}")
@@ -46,6 +56,20 @@ class Options:
         tol = self.cg_tol
         if tol is not None and not (isinstance(tol, (int, float)) and 0 <= tol < 1):
             raise ValueError(f"cg_tol must be a number in [0, 1) or None, not {tol!r}")
+
+    def arms(self) -> frozenset[Arm]:
+        """The arms that a step may choose among, where the loss allows them.
+
+        With a fixed damping it is the exact Hessian and lambda I unless the user says otherwise:
+        that is the paper's method.
+        """
+        adaptive = isinstance(self.damping, RetryingRule)
+        exact, scaled = [True, False], [True, False]
+        if self.curvature != "auto" or not adaptive:
+            exact = [self.curvature != "gauss_newton"]
+        if self.scaling != "auto" or not adaptive or self.preconditioner != "auto":
+            scaled = [self.scaling == "jacobian"]
+        return frozenset(arm for arm in Arm if arm.exact in exact and arm.scaled in scaled)
 
 
 def check_lr(lr: float | Tensor) -> None:

@@ -1,8 +1,9 @@
 """The paper's training comparison: N = 1000, M = 128, one wave of many frequencies.
 
 Gradient descent, Adam, Gauss-Newton and Newton with the settings that the paper publishes, and
-this package's defaults beside them, each for the same processor time on one thread. The paper's
-own figures are after 5,000 to 10,000 iterations, which takes longer than a script should.
+this package's defaults beside them, each for 10,000 steps or 15 s of processor time on one
+thread. The paper's own figures are after 5,000 to 10,000 iterations, which for its Newton and
+Gauss-Newton takes longer than a script should.
 
 python -m examples.paper g
 """
@@ -24,7 +25,7 @@ from .problems import training
 from .report import LOOKS, Claim, Result
 
 TITLE = "Training comparison, N = 1000, M = 128"
-BETA, WIDTH, SECONDS = 0.52, 1000, 12.0
+BETA, WIDTH, SECONDS, MAX_STEPS = 0.52, 1000, 15.0, 10_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ METHODS: dict[str, tuple[Callable[[list[Tensor]], torch.optim.Optimizer], float 
     "Adam, lr 1e-2": (lambda params: torch.optim.Adam(params, lr=1e-2), 1.6e-4),
     "Gauss-Newton, published settings": (published("gauss_newton"), 1.5e-4),
     "Newton, published settings": (published("hessian"), 5.2e-5),
-    "RegNewton(), Gauss-Newton": (lambda p: RegNewton(p, curvature="gauss_newton"), None),
+    'RegNewton(curvature="hessian")': (lambda p: RegNewton(p, curvature="hessian"), None),
     "RegNewton()": (lambda params: RegNewton(params), None),
 }
 """How each is made, and the loss that the paper reports at the end."""
@@ -95,7 +96,7 @@ def train(make: Callable[[list[Tensor]], torch.optim.Optimizer], seconds: float)
 
     losses, times = [], []
     start = time.process_time()
-    while not times or times[-1] < seconds:
+    while not times or (times[-1] < seconds and len(times) < MAX_STEPS):
         losses.append(optimizer.step(closure).item())
         times.append(time.process_time() - start)
     return Run(list(accumulate(losses, min)), times)
@@ -105,13 +106,13 @@ def measure() -> Result:
     torch.set_num_threads(1)
     runs = {name: train(make, SECONDS) for name, (make, _) in METHODS.items()}
     best = {name: run.losses[-1] for name, run in runs.items()}
-    descent, _, gauss_newton, newton, default_gn, default = METHODS
+    descent, _, gauss_newton, newton, exact, default = METHODS
     claims = [
         Claim(
-            f"{name}: loss after {SECONDS:g} s, {len(runs[name].losses)} steps",
+            f"{name}: loss after {len(runs[name].losses)} steps",
             f"{best[name]:.1e}",
             f"{figure:.1e} published, after 5,000 to 10,000 steps",
-            True if best[name] <= figure else None,
+            best[name] <= 2 * figure if len(runs[name].losses) >= MAX_STEPS else None,
         )
         for name, (_, figure) in METHODS.items()
         if figure is not None
@@ -130,16 +131,16 @@ def measure() -> Result:
             max(best[newton], best[gauss_newton]) < best[descent],
         ),
         Claim(
-            f"this package's default at the same time, {len(runs[default].losses)} steps",
+            f"this package's default within {SECONDS:g} s, {len(runs[default].losses)} steps",
             f"{best[default]:.1e}",
             "below the best published, 5.2e-05",
             best[default] < 5.2e-5,
         ),
         Claim(
-            f"the same with Gauss-Newton, {len(runs[default_gn].losses)} steps",
-            f"{best[default_gn]:.1e}",
-            "no expectation",
-            None,
+            f"the same with the exact Hessian throughout, {len(runs[exact].losses)} steps",
+            f"{best[exact]:.1e}",
+            "below the best published, 5.2e-05",
+            best[exact] < 5.2e-5,
         ),
     ]
 

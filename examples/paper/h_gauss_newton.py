@@ -44,7 +44,14 @@ def slowest_rate(factor: float, width: int = 8192, lr: float = 0.1, steps: int =
     problem = Problem(problem.x, target)
     run = residuals(
         lambda watch: newton(
-            net, problem, steps, watch, lr=lr, damping=KernelMin(factor), curvature="gauss_newton"
+            net,
+            problem,
+            steps,
+            watch,
+            lr=lr,
+            damping=KernelMin(factor),
+            curvature="gauss_newton",
+            scaling=None,
         ),
         net,
         problem,
@@ -81,7 +88,7 @@ def residual_factor(
         gradient_descent(net, problem, steps, 1 / float(kappa[-1]))
     else:
         rule = KernelMin() if damping == "kernel_min" else 0.01 * float(kappa[-1])
-        newton(net, problem, steps, damping=rule, curvature="gauss_newton")
+        newton(net, problem, steps, damping=rule, curvature="gauss_newton", scaling=None)
     return float(kappa[0]), (float(problem.residual(net).norm()) / start) ** (1 / steps)
 
 
