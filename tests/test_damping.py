@@ -159,8 +159,12 @@ def test_adaptive_is_proportional_to_the_loss(c: float, ratio: float, negative: 
     step = replace(STEP, ratio=ratio, negative_curvature=negative)
     scaled = replace(step, damping=c * step.damping)
     bigger = replace(SCALE, curvature=c * SCALE.curvature)
-    assert Adaptive()(None, bigger) == pytest.approx(c * Adaptive()(None, SCALE), abs=0.0)
-    assert Adaptive()(scaled, bigger) == pytest.approx(c * Adaptive()(step, SCALE), abs=0.0)
+    assert Adaptive()(None, bigger) == pytest.approx(
+        c * Adaptive()(None, SCALE), rel=1e-12, abs=0.0
+    )
+    assert Adaptive()(scaled, bigger) == pytest.approx(
+        c * Adaptive()(step, SCALE), rel=1e-12, abs=0.0
+    )
 
 
 @given(st.integers(1, 10**6), st.floats(0.5, 0.99), st.floats(1e-3, 10), st.floats(0.1, 100))
