@@ -26,8 +26,6 @@ def test_page_shows_what_was_measured_last() -> None:
     for name in program.SCRIPTS:
         assert f"pictures/{name}.png" in page
         assert (report.PICTURES / f"{name}.png").stat().st_size < 200_000
-        seconds = json.loads((report.PICTURES / f"{name}.json").read_text())["seconds"]
-        assert seconds < 300
 
 
 @pytest.mark.parametrize("name", program.SCRIPTS)

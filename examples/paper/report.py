@@ -78,7 +78,6 @@ def run(name: str, title: str, script: Callable[[], Result]) -> None:
     plt.close(result.figure)
     record = {
         "title": title,
-        "seconds": seconds,
         "claims": [asdict(claim) for claim in result.claims],
     }
     (PICTURES / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
