@@ -16,7 +16,9 @@ from torch_newton import (
     Arm,
     Attempt,
     Fixed,
+    KernelMin,
     Path,
+    ResidualFollowing,
     Scale,
     Step,
     Stop,
@@ -157,8 +159,12 @@ def test_adaptive_is_proportional_to_the_loss(c: float, ratio: float, negative: 
     step = replace(STEP, ratio=ratio, negative_curvature=negative)
     scaled = replace(step, damping=c * step.damping)
     bigger = replace(SCALE, curvature=c * SCALE.curvature)
-    assert Adaptive()(None, bigger) == pytest.approx(c * Adaptive()(None, SCALE), 1e-14, 0.0)
-    assert Adaptive()(scaled, bigger) == pytest.approx(c * Adaptive()(step, SCALE), 1e-14, 0.0)
+    assert Adaptive()(None, bigger) == pytest.approx(
+        c * Adaptive()(None, SCALE), rel=1e-12, abs=0.0
+    )
+    assert Adaptive()(scaled, bigger) == pytest.approx(
+        c * Adaptive()(step, SCALE), rel=1e-12, abs=0.0
+    )
 
 
 @given(st.integers(1, 10**6), st.floats(0.5, 0.99), st.floats(1e-3, 10), st.floats(0.1, 100))
@@ -175,8 +181,10 @@ def test_width_scaled_does_not_depend_on_width_at_beta_one_half() -> None:
     assert {rule(None, replace(SCALE, width=n)) for n in (1, 10, 1000)} == {0.3}
 
 
-def test_only_the_adaptive_rule_makes_a_ratio_test() -> None:
+def test_which_rules_make_a_ratio_test() -> None:
     assert isinstance(Adaptive(), RetryingRule)
+    assert isinstance(KernelMin(), RetryingRule)
+    assert not isinstance(ResidualFollowing(), RetryingRule)
     assert not isinstance(WidthScaled(), RetryingRule)
     assert not isinstance(Fixed(1.0), RetryingRule)
     assert not isinstance(lambda last, scale: 1.0, RetryingRule)
@@ -245,7 +253,11 @@ def test_callable_sees_the_last_step_and_the_scale() -> None:
     assert first.damping == 1.0
     assert optimizer.last_step.damping == 1.5
     # The Hessian is 2 I, so |H g| / |g| = 2, at the first step and ever after.
-    assert [scale for _, scale in seen] == [Scale(2.0, 7, torch.finfo(x.dtype).eps)] * 2
+    epsilon = torch.finfo(x.dtype).eps
+    assert [scale for _, scale in seen] == [
+        Scale(2.0, 7, epsilon, 5.0, 5.0),
+        Scale(2.0, 7, epsilon, first.loss_after, 5.0),
+    ]
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])

@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from . import limit, nn
 from .cg import Solution, Tridiagonal, conjugate_gradient
 from .closure import Captured, ClosureError, NonFiniteLossError, capture
 from .curvature import (
@@ -31,6 +32,7 @@ from .sampled_rows import SampledRows
 from .solve import SolveError, inverse
 from .spectrum import Eigenvalue, Extremes, extreme_eigenvalues
 from .step import Arm, Path, Step, Stop
+from .theory_damping import KernelMin, ResidualFollowing
 from .trace import Trace, trace
 
 try:
@@ -50,6 +52,7 @@ __all__ = [
     "Fraction",
     "Inertia",
     "KernelError",
+    "KernelMin",
     "KernelSpectrum",
     "Lanczos",
     "LinearOperator",
@@ -59,6 +62,7 @@ __all__ = [
     "Observation",
     "Path",
     "RegNewton",
+    "ResidualFollowing",
     "Residuals",
     "SampledRows",
     "Scale",
@@ -87,10 +91,12 @@ __all__ = [
     "jacobian",
     "kernel_spectrum",
     "lanczos",
+    "limit",
     "minimum_residual",
     "negative_fraction",
     "newton_tangent_gram",
     "newton_tangent_kernel",
+    "nn",
     "spectral_density",
     "tangent_gram",
     "tangent_kernel",

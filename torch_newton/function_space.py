@@ -79,6 +79,11 @@ class FunctionSpace:
             device=self.target.device,
         )
 
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue of `gram`."""
+        eigenvalues = torch.linalg.eigvalsh(self.gram)
+        return float(eigenvalues[0]), float(eigenvalues[-1])
+
     def at(self, damping: float) -> DampedInverse:
         """The inverse of the Gauss-Newton matrix plus `damping` times the identity."""
         return DampedInverse(self, damping, _cholesky(self.gram, damping))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from .cg import Solution, conjugate_gradient
 from .function_space import FunctionSpace
+from .least_squares import least_squares_step
 from .operators import LinearOperator, congruent, damped, symmetric
 from .preconditioners import AtDamping
 from .scaling import Scaling
@@ -101,6 +103,16 @@ class QuadraticModel:
         s = float(norm(self._A @ self._g) / norm(self._g))
         return s if s > 0 and math.isfinite(s) else 1.0
 
+    @property
+    def kernel_extremes(self) -> Callable[[], tuple[float, float]] | None:
+        """Computes the extreme eigenvalues of the tangent kernel, where its rows are in hand."""
+        return None if self._space is None else self._space.extremes
+
+    @property
+    def underdetermined(self) -> bool:
+        """Whether A is a Gauss-Newton matrix of no more rows than parameters."""
+        return self._exact_inverse and self._space is not None and self._space.dual
+
     def predicted_reduction(self, direction: Tensor, curved: Tensor) -> float:
         """How much the model falls along d, given A d; the damping is no part of it."""
         return -float(self.gradient @ direction + 0.5 * (direction @ curved))
@@ -148,6 +160,10 @@ class QuadraticModel:
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite."""
+        if damping == 0 and self._exact_inverse and self._space is not None:
+            d = least_squares_step(self._space, self._g)
+            curved = self._A @ d
+            return self._proposal([(d, curved)], Solution.direct(d, curved), False, self.path)
         if self._space is not None:
             M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
         else:

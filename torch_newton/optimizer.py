@@ -66,14 +66,17 @@ class RegNewton(torch.optim.Optimizer):
             dtype, on one device.
         lr: length of the step in units of the solution d; 1 is Newton's method.
         damping: ``"auto"`` starts at :math:`\lambda_0 s n^{-1/4}` and adapts by a ratio test;
-            ``"width"`` is the paper's fixed :math:`\gamma N^{1-2\beta}`; a number is that
+            ``"width"`` is the paper's fixed :math:`\gamma N^{1-2\beta}`; ``"kernel_min"`` and
+            ``"residual"`` are `KernelMin` and `ResidualFollowing`; a number is that
             lambda, absolute and fixed; or a rule (see `torch_newton.damping`). With a fixed
             one the system is solved to `cg_tol`, also where it is indefinite, and the step is
             taken unless the loss is not finite there.
         curvature: ``"hessian"``; ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
             the indefinite part; or ``"auto"``: each step takes what has gained most for its cost
             (see `torch_newton.arms`), and the exact Hessian under a fixed damping. Gauss-Newton
-            needs a loss that `find_residuals` recognises.
+            needs a loss that `find_residuals` recognises. With ``damping=0.0`` it is undamped,
+            by least squares with a cut at the numerical rank: for fewer parameters than
+            residuals, with an `lr` such as 0.5.
         preconditioner: ``"auto"``, None, or a callable (see `torch_newton.preconditioners`).
         cg_max_iter: products a solve may take. Where None: under an adaptive damping 3 for the
             Hessian in function space, 10 elsewhere, 50 for Gauss-Newton; and enough for `cg_tol`
@@ -211,13 +214,16 @@ class RegNewton(torch.optim.Optimizer):
         if s == 0.0 and model.gradient_norm > 0:
             s = model.scale()
         n = options.width or inferred_width(params)
-        scale = Scale(s, n, torch.finfo(params[0].dtype).eps)
+        loss = captured.loss.item()
+        first_loss = memory.get("first_loss", loss)
+        epsilon = torch.finfo(params[0].dtype).eps
+        scale = Scale(s, n, epsilon, loss, first_loss, model.kernel_extremes)
         first_norm = own.get("first_gradient_norm", 0.0) or model.gradient_norm
 
         step = Step(
             iteration=memory.get("step", 0) + 1,
-            loss=captured.loss.item(),
-            loss_after=captured.loss.item(),
+            loss=loss,
+            loss_after=loss,
             gradient_norm=model.gradient_norm,
             damping=0.0 if solved is None else solved["damping"],
             ratio=math.nan,
@@ -253,12 +259,13 @@ class RegNewton(torch.optim.Optimizer):
                     step,
                 )
             )
-        self._warn(step)
+        self._warn(step, model)
 
         trials.finish(direction)
         own = {"solved": solved, "scale": s, "first_gradient_norm": first_norm}
         self.state[self._first_param()].update(
             step=step.iteration,
+            first_loss=first_loss,
             last_step=step.numbers(),
             arms={**known, arm.name: own},
             among=mask_of(among),
@@ -377,7 +384,7 @@ class RegNewton(torch.optim.Optimizer):
         first: Tensor = next(p for group in self.param_groups for p in group["params"])
         return first
 
-    def _warn(self, step: Step) -> None:
+    def _warn(self, step: Step, model: QuadraticModel) -> None:
         """Say once what the user should know and cannot see in the loss."""
         if self._warned or isinstance(self.options.damping, RetryingRule):
             return
@@ -390,7 +397,13 @@ class RegNewton(torch.optim.Optimizer):
             message = (
                 f"H + lambda I is not positive definite at lambda = {step.damping:g}: lambda is "
                 "below the norm of the Hessian's indefinite part; raise gamma or the width "
-                "(it takes gamma > C RMS(residual) N^-(1 - beta))"
+                "(it takes gamma > C RMS(residual) N^-(beta - exponent))"
+            )
+        elif step.damping == 0 and step.attempts > 0 and model.underdetermined:
+            message = (
+                "undamped Gauss-Newton is meant for fewer parameters than residuals, and here "
+                "there are as many or more: the step fits the batch exactly to first order, "
+                "however far that is; use damping='auto' or damping='kernel_min'"
             )
         else:
             return
