@@ -11,18 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .accumulation import BackwardCalls
 from .closure import Closure, ClosureError, NonFiniteLossError
 from .curvature import (
+    NotTwiceDifferentiableError,
     check_twice_differentiable,
     differentiable_gradient,
     hessian_from_gradient,
 )
 from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
+from .finite_difference import (
+    NonFiniteProductError,
+    finite,
+    finite_difference_hessian,
+    gradient_alone,
+)
 from .flat import flatten
 from .function_space import function_space
 from .model import Proposal, QuadraticModel
-from .options import Options, check_group, check_lr, check_params
+from .options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
 from .preconditioners import Preconditioner
 from .residuals import find_residuals
 from .step import Step, Stop
@@ -71,6 +79,10 @@ class RegNewton(torch.optim.Optimizer):
             :math:`\min(0.1, 0.1\sqrt{|g|/|g_0|})` under an adaptive one.
         width: n, where the inference from the parameters' shapes (`torch_newton.width`) is not
             what you mean.
+        hvp: how the Hessian's products are taken. ``"exact"`` is by differentiating twice;
+            ``"finite_difference"`` by central differences of the gradient, at two evaluations
+            of the closure a product; ``"auto"`` is exact where the graph allows it.
+        maximize: whether to maximize the loss; `last_step` then speaks of -L.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -88,12 +100,23 @@ class RegNewton(torch.optim.Optimizer):
         cg_max_iter: int | None = None,
         cg_tol: float | None = None,
         width: int | None = None,
+        hvp: str = "auto",
+        maximize: bool = False,
     ) -> None:
         check_lr(lr)
+        warn_of_foreign_lr(lr)
         self.options = Options(
-            damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width
+            damping_rule(damping),
+            curvature,
+            preconditioner,
+            cg_max_iter,
+            cg_tol,
+            width,
+            hvp,
+            maximize,
         )
         self._warned = False
+        self._backward_calls = BackwardCalls()
         super().__init__(params, {"lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -112,9 +135,22 @@ class RegNewton(torch.optim.Optimizer):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        self._backward_calls.watch(self.param_groups[-1]["params"])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of all parameters."""
+        super().zero_grad(set_to_none)
+        self._backward_calls.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "options": self.options, "_warned": self._warned}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_backward_calls" not in self.__dict__:  # a copy, whose parameters nobody watches
+            self._backward_calls = BackwardCalls()
+            for group in self.param_groups:
+                self._backward_calls.watch(group["params"])
 
     @property
     def last_step(self) -> Step | None:
@@ -136,26 +172,72 @@ class RegNewton(torch.optim.Optimizer):
             ClosureError: the closure is missing, or gives no loss to work with.
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
+        for group in self.param_groups:
+            check_lr(group["lr"])
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if not params:
             raise ClosureError("no parameter requires a gradient: leave some of them trainable")
-        _refuse_several_processes()
-        trials = Trials(closure, params)
+        check_params(params)
+        known = self.state.get(self._first_param(), {}).get("finite_difference", False)
+        differences = known or self.options.hvp == "finite_difference"
         try:
-            return self._step(trials)
-        except BaseException:
+            return self._guarded(closure, params, differences)
+        except NotTwiceDifferentiableError as error:
+            if differences or self.options.hvp == "exact" or self.options.curvature != "hessian":
+                raise
+            warnings.warn(
+                f"{error} Until then products are taken by finite differences of gradients "
+                "(hvp='finite_difference' does so without this warning)",
+                stacklevel=3,
+            )
+            lasting = not isinstance(error, NonFiniteProductError)
+            return self._guarded(closure, params, True, lasting)
+
+    def _guarded(
+        self, closure: Closure | None, params: list[Tensor], differences: bool, lasting: bool = True
+    ) -> Any:
+        """One step, of which nothing is left where anything is raised."""
+        exact = not differences or self.options.curvature != "hessian"
+        trials = Trials(
+            closure,
+            params,
+            maximize=self.options.maximize,
+            double_backward=exact,
+            backward_calls=self._backward_calls,
+        )
+        state = {param: dict(values) for param, values in self.state.items()}
+        warned = self._warned
+
+        def undo() -> None:
             trials.undo()
+            self.state.clear()
+            self.state.update(state)
+            self._warned = warned
+
+        try:
+            result = self._step(trials, exact)
+            if differences and lasting:
+                self.state[self._first_param()]["finite_difference"] = True
+            return result
+        except BaseException:
+            try:
+                undo()
+            except BaseException:  # interrupted a second time
+                undo()
+                raise
             raise
 
-    def _step(self, trials: Trials) -> Any:
+    def _step(self, trials: Trials, exact: bool) -> Any:
         """One step, in the order of the book: model, damping, solve, compare, move."""
         params, options = trials.params, self.options
-        hessian = options.curvature == "hessian"
-        captured, derivatives = trials.first(differentiable_gradient if hessian else _gradient)
+        hessian = options.curvature == "hessian" and exact
+        captured, derivatives = trials.first(differentiable_gradient if hessian else gradient_alone)
         memory = self.state.get(self._first_param(), {})
         if hessian and not memory:
             check_twice_differentiable(derivatives)
-        model = self._model(captured.loss, derivatives, trials)
+        if not memory:
+            trials.check_repeatable()
+        model = self._model(captured.loss, derivatives, trials, exact)
         solved: dict[str, Any] | None = memory.get("last_solved")
         s: float = memory.get("scale", 0.0)
         if s == 0.0 and model.gradient_norm > 0:
@@ -166,8 +248,8 @@ class RegNewton(torch.optim.Optimizer):
 
         step = Step(
             iteration=memory.get("step", 0) + 1,
-            loss=captured.loss.item(),
-            loss_after=captured.loss.item(),
+            loss=trials.loss,
+            loss_after=trials.loss,
             gradient_norm=model.gradient_norm,
             damping=0.0 if solved is None else solved["damping"],
             ratio=math.nan,
@@ -199,10 +281,12 @@ class RegNewton(torch.optim.Optimizer):
             last_step=step.numbers(),
             last_solved=solved,
         )
-        return captured.returned if captured.returned is not None else captured.loss.detach()
+        if captured.returned is not None:
+            return captured.returned
+        return captured.loss.detach() * (-1 if options.maximize else 1)
 
     def _model(
-        self, loss: Tensor, derivatives: Sequence[Tensor | None], trials: Trials
+        self, loss: Tensor, derivatives: Sequence[Tensor | None], trials: Trials, exact: bool
     ) -> QuadraticModel:
         params, options = trials.params, self.options
         gradient = flatten(trials.gradient())
@@ -213,11 +297,17 @@ class RegNewton(torch.optim.Optimizer):
             )
         prepare, at_damping, space = options.preconditioner, None, None
         if callable(prepare):
-            at_damping = prepare(loss, params)
+            at_damping = trials.ranks.preconditioner(prepare(loss, params))
         if options.curvature == "hessian":
-            curvature = hessian_from_gradient(derivatives, params)
-            if prepare == "auto":
-                space = function_space(find_residuals(loss), params)
+            if exact:
+                curvature = hessian_from_gradient(derivatives, params)
+            else:
+                curvature = finite_difference_hessian(trials.gradient_at, params)
+            curvature = trials.curvature(curvature)
+            if exact and options.hvp == "auto":
+                curvature = finite(curvature)
+            if prepare == "auto" and (exact or _retained(loss, params)):
+                space = trials.space(function_space(find_residuals(loss), params))
             return QuadraticModel(gradient, curvature, at_damping, space)
         residuals = find_residuals(loss)
         if not residuals.terms or residuals.unrecognised:
@@ -229,9 +319,13 @@ class RegNewton(torch.optim.Optimizer):
             )
         if prepare == "auto":
             space = function_space(residuals, params)
-        if space is not None and space.tangents.rows == residuals.rows:
+        complete = space is not None and space.tangents.rows == residuals.rows
+        complete = trials.ranks.agree(float(not complete), gradient) == 0
+        space = trials.space(space)
+        if space is not None and complete:
             return QuadraticModel(gradient, space.gauss_newton(), None, space, exact_inverse=True)
-        return QuadraticModel(gradient, residuals.gauss_newton(params), at_damping, space)
+        curvature = trials.curvature(residuals.gauss_newton(params))
+        return QuadraticModel(gradient, curvature, at_damping, space)
 
     def _attempts(
         self,
@@ -347,10 +441,6 @@ class RegNewton(torch.optim.Optimizer):
         warnings.warn(message, stacklevel=4)
 
 
-def _gradient(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
-
-
 def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:
     """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
     if math.isnan(predicted) or predicted == 0:
@@ -369,14 +459,10 @@ def _checked_damping(damping: float) -> float:
     return damping
 
 
-def _refuse_several_processes() -> None:
-    distributed = torch.distributed
-    if (
-        distributed.is_available()
-        and distributed.is_initialized()
-        and distributed.get_world_size() > 1
-    ):
-        raise RuntimeError(
-            "RegNewton does not yet average its products over processes, and would step each "
-            "rank differently: train in a single process"
-        )
+def _retained(loss: Tensor, params: Sequence[Tensor]) -> bool:
+    """Whether the graph can be used again, which that of a compiled model cannot."""
+    try:
+        torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return False
+    return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from .damping import DampingRule
 from .preconditioners import Preconditioner
 
 CURVATURES = ("hessian", "gauss_newton")
+HVPS = ("auto", "exact", "finite_difference")
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,18 @@ class Options:
     cg_max_iter: int | None
     cg_tol: float | None
     width: int | None
+    hvp: str = "auto"
+    maximize: bool = False
 
     def __post_init__(self) -> None:
         if self.curvature not in CURVATURES:
             names = ", ".join(repr(name) for name in CURVATURES)
             raise ValueError(f"curvature must be one of {names}, not {self.curvature!r}")
+        if self.hvp not in HVPS:
+            names = ", ".join(repr(name) for name in HVPS)
+            raise ValueError(f"hvp must be one of {names}, not {self.hvp!r}")
+        if not isinstance(self.maximize, bool):
+            raise ValueError(f"maximize must be True or False, not {self.maximize!r}")
         if not (self.preconditioner in (None, "auto") or callable(self.preconditioner)):
             raise ValueError(
                 f"preconditioner must be 'auto', None or a callable, not {self.preconditioner!r}"
@@ -44,20 +54,41 @@ class Options:
             if value is not None and not (whole and value >= 1):
                 raise ValueError(f"{name} must be a positive integer or None, not {value!r}")
         tol = self.cg_tol
-        if tol is not None and not (isinstance(tol, (int, float)) and 0 <= tol < 1):
+        number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
+        if tol is not None and not (number and 0 <= tol < 1):
             raise ValueError(f"cg_tol must be a number in [0, 1) or None, not {tol!r}")
 
 
 def check_lr(lr: float | Tensor) -> None:
-    """Raise a ValueError unless `lr` is one finite number that is not negative."""
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError("lr as a tensor must have one element")
+    """Raise unless `lr` is one finite number that is not negative.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, not finite, or a tensor of several.
+    """
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1 or lr.is_complex():
+            raise ValueError("lr as a tensor must have one real element")
+    elif isinstance(lr, (bool, str)) or not isinstance(lr, (SupportsFloat, SupportsIndex)):
+        raise TypeError(f"lr must be a number or a tensor of one element, not {lr!r}")
     if not (float(lr) >= 0 and math.isfinite(float(lr))):
         raise ValueError(f"lr must be finite and >= 0, not {float(lr)}")
 
 
+def warn_of_foreign_lr(lr: float | Tensor) -> None:
+    """Warn of a learning rate that looks like one of Adam's."""
+    if 0 < float(lr) <= 1e-3:
+        warnings.warn(
+            f"lr={float(lr):g} is a learning rate for Adam; RegNewton's lr is the length of the "
+            "step in units of Newton's own, and a step will be that much too short: leave it at "
+            "1.0 (or use a scheduler, if it is a warm-up that you want)",
+            stacklevel=3,
+        )
+
+
 FOREIGN = {
-    "alpha", "amsgrad", "betas", "centered", "dampening", "eps", "foreach", "fused", "maximize",
+    "alpha", "amsgrad", "betas", "capturable", "centered", "dampening", "differentiable", "eps",
+    "foreach", "fused",
     "momentum", "nesterov", "rho", "weight_decay",
 }  # fmt: skip
 """Options of other optimizers, which a group copied from one may still have."""
@@ -83,15 +114,13 @@ def check_params(params: Sequence[Tensor]) -> None:
     """Raise where the parameters cannot be the unknowns of one linear system.
 
     Raises:
-        TypeError: a parameter is not real, dense and floating-point.
-        ValueError: there are several dtypes, or several devices.
+        TypeError: a parameter is not real, dense and of single or double precision, or is a
+            part of one that is divided among processes.
+        ValueError: there are several dtypes or several devices, parameters that are given
+            twice, share memory or have none yet, or no entries at all.
     """
     for param in params:
-        if not param.is_floating_point() or param.layout is not torch.strided:
-            raise TypeError(
-                f"RegNewton trains real dense floating-point parameters, not {param.dtype} "
-                f"ones of layout {param.layout}: train the others with another optimizer"
-            )
+        _check_param(param)
     for what, kinds in (
         ("dtype", {param.dtype for param in params}),
         ("device", {param.device for param in params}),
@@ -100,5 +129,58 @@ def check_params(params: Sequence[Tensor]) -> None:
             names = ", ".join(sorted(str(kind) for kind in kinds))
             raise ValueError(
                 f"all parameters must share one {what}, because one linear system couples "
-                f"them, but there are {names}"
+                f"them, but there are {names}: move the model as a whole, by model.to(...)"
             )
+    if params and all(param.device.type == "meta" for param in params):
+        raise ValueError(
+            "the parameters are on the meta device and have no values: materialise the model "
+            "(model.to_empty(device=...), then initialise it) before making the optimizer"
+        )
+    if len({id(param) for param in params}) < len(params):
+        raise ValueError(
+            "a parameter is given twice, which would make the linear system singular: pass "
+            "model.parameters(), which holds shared ones once, or dict.fromkeys(params)"
+        )
+    starts = [param.data_ptr() for param in params if param.numel() > 0]
+    if len(set(starts)) < len(starts):
+        raise ValueError(
+            "two parameters share their memory: make them one and the same nn.Parameter "
+            "(a.weight = b.weight), so that the optimizer knows"
+        )
+    if params and all(param.numel() == 0 for param in params):
+        raise ValueError("the parameters have no entries: there is nothing to train")
+
+
+def _check_param(param: Tensor) -> None:
+    kinds = {kind.__name__ for kind in type(param).__mro__}
+    if kinds & {"DTensor", "FlatParameter"}:
+        raise TypeError(
+            "RegNewton does not work with FSDP or tensor parallelism, which hold a part of each "
+            "parameter per rank: use DistributedDataParallel (Lightning: strategy='ddp')"
+        )
+    if kinds & {"UninitializedParameter"}:
+        raise ValueError(
+            "a parameter of a lazy module has no shape yet: run the model once on a batch "
+            "before making the optimizer"
+        )
+    if not param.is_floating_point() or param.layout is not torch.strided:
+        raise TypeError(
+            f"RegNewton trains real dense floating-point parameters, not {param.dtype} "
+            f"ones of layout {param.layout}: train the others with another optimizer"
+        )
+    if param.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"RegNewton solves a linear system in the parameters' dtype, for which {param.dtype} "
+            "has too few digits: keep the parameters in float32 (model.float()) and use "
+            "torch.autocast, in Lightning precision='bf16-mixed'"
+        )
+    if param.is_inference():
+        raise ValueError(
+            "a parameter was made under torch.inference_mode() and cannot be trained: make the "
+            "model outside of it"
+        )
+    if any(step == 0 and n > 1 for step, n in zip(param.stride(), param.shape, strict=True)):
+        raise ValueError(
+            "a parameter is an expanded tensor, whose entries share memory: make it with "
+            ".clone() after .expand()"
+        )
