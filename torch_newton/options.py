@@ -1,4 +1,68 @@
-"""What `RegNewton` is told, checked."""
+"""What `RegNewton` is told, checked.
+
+Every input that it cannot work with is answered by one exception or warning that says what to
+do next. (``tests/test_bad_input.py`` provokes each line of this table.)
+
+==================================================  ===================================
+what is wrong                                       what it says
+==================================================  ===================================
+``lr`` negative or not finite                       lr must be finite and >= 0
+``lr`` no number                                    lr must be a number
+``lr`` a tensor of several elements                 lr as a tensor must have one
+``lr`` of an Adam configuration (a warning)         is a learning rate for Adam
+``damping`` negative or not finite                  damping must be a finite number
+``damping`` an unknown name                         unknown damping
+``damping`` of another type                         damping must be a name, a number
+a rule that returns a negative or infinite lambda   the damping rule returned
+a rule with constants out of range                  needs
+``curvature`` unknown                               curvature must be one of
+``preconditioner`` unknown                          preconditioner must be
+``cg_max_iter`` not a positive integer              cg_max_iter must be a positive
+``cg_tol`` outside [0, 1)                           cg_tol must be a number in
+``width`` not a positive integer                    width must be a positive integer
+``hvp`` unknown                                     hvp must be one of
+``maximize`` not a bool                             maximize must be True or False
+another optimizer's option in a group               RegNewton has no
+an option other than ``lr`` in a group              cannot differ between parameter groups
+no parameters                                       empty parameter list
+one tensor instead of a list                        should be an iterable
+a parameter that is no tensor                       can only optimize Tensors
+a parameter that was computed                       can't optimize a non-leaf Tensor
+a parameter in two groups                           some parameters appear in more than
+a parameter given twice                             a parameter is given twice
+two parameters in the same memory                   share their memory
+an expanded parameter                               an expanded tensor
+complex, integer or sparse parameters               real dense floating-point
+half-precision parameters                           has too few digits
+several dtypes                                      must share one dtype
+several devices                                     must share one device
+parameters on the meta device                       on the meta device
+parameters of a lazy module                         has no shape yet
+parameters without entries                          have no entries
+parameters made in inference mode                   made under torch.inference_mode()
+parameters of FSDP or tensor parallelism            does not work with FSDP
+parameters that are all frozen                      no parameter requires a gradient
+no closure: a GradScaler, DeepSpeed                 step() needs a closure
+a closure that cannot be called                     needs a callable closure
+a closure without a loss                            neither called loss.backward()
+``torch.autograd.backward(loss)``                   write loss.backward() instead
+``loss.backward(inputs=...)``                       is not supported
+a loss that is no scalar                            must be a scalar
+a complex loss                                      the loss is complex
+a loss without a graph                              without a graph
+a loss that is not finite                           the loss is
+a gradient that is not finite                       the gradient is not finite
+a loss of other parameters                          does not depend on any parameter
+a sparse gradient                                   a gradient is sparse
+``step`` in inference mode                          leave it
+an iterator that ends within a step                 take the batch from the loader
+another batch at each call (a warning)              evaluated again at the same
+parameters changed by the closure                   changes the parameters in place
+Gauss-Newton of a loss that is not a sum            curvature='gauss_newton' needs
+operations without a second derivative              second derivative
+an invalid state                                    the state_dict
+==================================================  ===================================
+"""
 
 from __future__ import annotations
 
@@ -77,7 +141,7 @@ def check_lr(lr: float | Tensor) -> None:
 
 def warn_of_foreign_lr(lr: float | Tensor) -> None:
     """Warn of a learning rate that looks like one of Adam's."""
-    if 0 < float(lr) <= 1e-3:
+    if 0 < float(lr) < 1.001e-3:  # also in single precision
         warnings.warn(
             f"lr={float(lr):g} is a learning rate for Adam; RegNewton's lr is the length of the "
             "step in units of Newton's own, and a step will be that much too short: leave it at "

@@ -165,6 +165,18 @@ class Buffers:
             if inner not in self._noted:
                 self._noted.add(inner)
                 self._note(inner)
+        if type(module).__name__ == "OptimizedModule":
+            self._pause(module)
+
+    def _pause(self, module: nn.Module) -> None:
+        """Look away while a compiled module runs, which would be compiled again for each hook."""
+        self.close()
+
+        def go_on(*args: Any) -> None:
+            handle.remove()
+            self.__enter__()
+
+        handle = module.register_forward_hook(go_on, always_call=True)
 
     def _note(self, module: nn.Module) -> None:
         for name, buffer in module.named_buffers(recurse=False):
