@@ -66,7 +66,7 @@ nan, inf = math.nan, math.inf
 option("lr must be finite and >= 0", lr=[-1.0, -1e-9, nan, inf, -inf, torch.tensor(-1.0)])
 option("lr must be finite and >= 0", lr=[torch.tensor(nan), torch.tensor([inf])])
 option("lr must be a number", TypeError, lr=["1.0", None, [1.0], {}, True, (1.0,), 1j])
-option("lr as a tensor must have one", lr=[torch.ones(2), torch.ones(0), torch.tensor(1j)])
+option("Tensor lr must be 1-element", lr=[torch.ones(2), torch.ones(0), torch.tensor(1j)])
 option("is a learning rate for Adam", UserWarning, lr=[1e-3, 3e-4, 1e-5, torch.tensor(1e-3)])
 option("damping must be a finite number", damping=[-1.0, -1e-300, nan, inf, -inf, -1])
 option("unknown damping", damping=["newton", "", "Auto", "lm"])
@@ -268,11 +268,11 @@ def frozen() -> None:
     optimizer.step(lambda: x.square().sum())
 
 
-def scaler_step(**arguments: Any) -> None:
+def scaler_step(*arguments: Any) -> None:
     x = p()
     optimizer, scaler = RegNewton([x]), torch.amp.GradScaler("cpu")
     scaler.scale(x.square().sum()).backward()
-    scaler.step(optimizer, **arguments)
+    scaler.step(optimizer, *arguments)
 
 
 def inference_step() -> None:
@@ -368,7 +368,10 @@ case("embedding bag", "a gradient is sparse", ClosureError)(lambda: embedding(nn
 case("frozen", "no parameter requires a gradient", ClosureError)(frozen)
 case("no closure", "step() needs a closure", ClosureError)(lambda: RegNewton([p()]).step())
 case("None as closure", "step() needs a closure", ClosureError)(lambda: Setting().step(None))
-case("scaler", "step() needs a closure", ClosureError)(scaler_step)
+case("scaler", "a GradScaler scales", ClosureError)(scaler_step)
+case("scaler with a closure", "a GradScaler scales", ClosureError)(
+    lambda: scaler_step(lambda: None)
+)
 for _thing in (torch.ones(1), 3.0, "closure"):
     case(f"closure {_thing!r}", "needs a callable closure", ClosureError)(
         lambda thing=_thing: Setting().step(thing)

@@ -153,6 +153,15 @@ class RegNewton(torch.optim.Optimizer):
                 self._backward_calls.watch(group["params"])
 
     @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """A GradScaler asks this before it steps; it leaves no way but this to tell it off."""
+        raise ClosureError(
+            "a GradScaler scales the loss that a Newton step compares with itself: step without "
+            "one, in bf16 autocast or full precision (Lightning: precision='bf16-mixed', "
+            "'32-true' or '64-true', not '16-mixed')"
+        )
+
+    @property
     def last_step(self) -> Step | None:
         """What the last step did, or None before the first."""
         numbers = self.state.get(self._first_param(), {}).get("last_step")

@@ -8,7 +8,7 @@ what is wrong                                       what it says
 ==================================================  ===================================
 ``lr`` negative or not finite                       lr must be finite and >= 0
 ``lr`` no number                                    lr must be a number
-``lr`` a tensor of several elements                 lr as a tensor must have one
+``lr`` a tensor of several elements                 Tensor lr must be 1-element
 ``lr`` of an Adam configuration (a warning)         is a learning rate for Adam
 ``damping`` negative or not finite                  damping must be a finite number
 ``damping`` an unknown name                         unknown damping
@@ -42,7 +42,8 @@ parameters without entries                          have no entries
 parameters made in inference mode                   made under torch.inference_mode()
 parameters of FSDP or tensor parallelism            does not work with FSDP
 parameters that are all frozen                      no parameter requires a gradient
-no closure: a GradScaler, DeepSpeed                 step() needs a closure
+no closure, as from DeepSpeed                       step() needs a closure
+a GradScaler                                        a GradScaler scales
 a closure that cannot be called                     needs a callable closure
 a closure without a loss                            neither called loss.backward()
 ``torch.autograd.backward(loss)``                   write loss.backward() instead
@@ -132,7 +133,7 @@ def check_lr(lr: float | Tensor) -> None:
     """
     if isinstance(lr, Tensor):
         if lr.numel() != 1 or lr.is_complex():
-            raise ValueError("lr as a tensor must have one real element")
+            raise ValueError("Tensor lr must be 1-element and real")
     elif isinstance(lr, (bool, str)) or not isinstance(lr, (SupportsFloat, SupportsIndex)):
         raise TypeError(f"lr must be a number or a tensor of one element, not {lr!r}")
     if not (float(lr) >= 0 and math.isfinite(float(lr))):
