@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torch_newton import find_residuals
+from torch_newton.flat import flatten
+from torch_newton.function_space import function_space
 from torch_newton.residuals import CURVED, LINEAR, NORMS
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -356,3 +358,32 @@ def test_a_loss_without_a_recognised_term_says_so() -> None:
     z = torch.zeros(3, requires_grad=True)
     with pytest.raises(ValueError, match="ExpBackward0"):
         find_residuals(z.exp().sum()).gauss_newton([z])
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_function_space_of_every_way_to_write_a_convex_loss(name: str) -> None:
+    """Rows J with J^T J the generalized Gauss-Newton matrix and J^T target the gradient.
+
+    Only a loss that has a slope where it has no second derivative has more gradient than that.
+    """
+    problem = problem_of(mlp(2, 4, COLUMNS), randn(ROWS, 2, seed=1), SQUARES[name])
+    value = problem.value()
+    gradients = torch.autograd.grad(value, problem.params, retain_graph=True)
+    space = function_space(find_residuals(value), problem.params, gradients)
+    assert space is not None
+    J = space.tangents.dense()
+    assert_close(J.T @ J, problem.gauss_newton(), 1e-11)
+    assert_close(J.T @ space.target, space.gradient, 1e-11)
+    if not any(kind in name for kind in ("huber", "smooth_l1", "mixed terms")):
+        assert_close(space.gradient, flatten(gradients), 1e-11)
+    if space.dual:
+        assert_close(space.gram, J @ J.T, 1e-11)
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_second_derivatives_read_off_a_node_are_those_of_autograd(name: str) -> None:
+    problem = problem_of(mlp(2, 4, COLUMNS), randn(ROWS, 2, seed=1), SQUARES[name])
+    for term in find_residuals(problem.value()).terms:
+        if term.curvature is not None:
+            ones = torch.ones_like(term.like)
+            assert_close(term.curvature.expand(term.like.shape), term.hessian_product()(ones))

@@ -153,18 +153,13 @@ class Ranks:
     def _tangents(self, tangents: Tangents, rows: list[int]) -> Tangents | None:
         """The factors of all ranks one below the other; None where they are of several kinds."""
         like = tangents.like[0]
-        shapes = [
-            [0] * 4
-            if factor is None
-            else [
-                factor.left.shape[1],
-                factor.left.shape[2],
-                int(factor.right is not None),
-                0 if factor.right is None else factor.right.shape[2],
-            ]
-            for factor in tangents.factors
-        ]
-        kinds = self._gather(torch.tensor(shapes, device=like.device))
+        owner: dict[int, int] = {}
+        kinds = self._gather(
+            torch.tensor(
+                [_kind(f, i, owner) for i, f in enumerate(tangents.factors)], device=like.device
+            )
+        )
+        lefts: dict[int, Tensor] = {}
         factors: list[Factor | None] = []
         for i, factor in enumerate(tangents.factors):
             uses = int(kinds[:, i, 0].max())
@@ -174,12 +169,15 @@ class Ranks:
             if not found:
                 factors.append(None)
                 continue
-            a, has_right, b = found.pop()
-            left = None if factor is None else factor.left
-            right = None if factor is None else factor.right
-            joined = self._rows(_filled(left, (tangents.rows, uses, a), like), rows)
-            other = _filled(right, (tangents.rows, uses, b), like) if has_right else None
-            factors.append(Factor(joined, None if other is None else self._rows(other, rows)))
+            a, b, first = found.pop()
+            if first not in lefts or lefts[first].shape[1:] != (uses, a):
+                left = None if factor is None else factor.left
+                lefts[first] = self._rows(_filled(left, (tangents.rows, uses, a), like), rows)
+            right = None
+            if b > 0:
+                mine = None if factor is None else factor.right
+                right = self._rows(_filled(mine, (tangents.rows, uses, b), like), rows)
+            factors.append(Factor(lefts[first], right))
         return Tangents(factors, tangents.like, sum(rows))
 
     def _rows(self, part: Tensor, rows: list[int]) -> Tensor:
@@ -198,11 +196,23 @@ class Ranks:
 
 def scaled(tangents: Tangents, factor: float) -> Tangents:
     """The same rows times a number."""
-    return Tangents(
-        [None if f is None else Factor(f.left * factor, f.right) for f in tangents.factors],
-        tangents.like,
-        tangents.rows,
-    )
+    lefts: dict[int, Tensor] = {}  # a weight and its bias share theirs
+    factors: list[Factor | None] = []
+    for f in tangents.factors:
+        if f is not None:
+            left = lefts.setdefault(id(f.left), f.left * factor)
+            f = Factor(left, f.right)  # noqa: PLW2901
+        factors.append(f)
+    return Tangents(factors, tangents.like, tangents.rows)
+
+
+def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
+    """Uses, columns of L, columns of R or 0, and the first parameter that has the same L."""
+    if factor is None:
+        return [0] * 4
+    right = 0 if factor.right is None else factor.right.shape[2]
+    first = owner.setdefault(id(factor.left), i)
+    return [factor.left.shape[1], factor.left.shape[2], right, first]
 
 
 def _filled(part: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> Tensor:

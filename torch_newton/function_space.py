@@ -20,12 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .by_autograd import tangents_by_autograd
 from .flat import flatten
 from .graph import leaf
 from .operators import LinearOperator, symmetric
 from .output_root import Root, output_root
 from .residuals import Residuals, Term
-from .tangents import Tangents, read_tangents, rows_by_autograd
+from .rows import read_tangents
+from .tangents import Tangents
 
 MAX_SIZE = 3000
 """The smaller of R and P up to which a Cholesky factor of that size is formed at each step."""
@@ -33,24 +35,23 @@ MAX_SIZE = 3000
 MAX_ENTRIES = 50_000_000
 """Entries of a Jacobian up to which it is formed where P is smaller than R."""
 
-MAX_ROWS_BY_AUTOGRAD = 256
-"""Rows up to which a graph that cannot be read is differentiated row by row."""
-
 
 class FunctionSpace:
     """A Gauss-Newton matrix as its rows, and its damped inverse.
 
     Attributes:
         tangents: the rows, R x P, with the square root of Q multiplied in.
-        target: R entries with J^T target = the gradient of the terms that the rows are of.
+        target: R entries, Q^{-1/2} times the slope of the loss in z.
+        gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
         gram: the smaller of the two.
     """
 
-    def __init__(self, tangents: Tangents, target: Tensor) -> None:
+    def __init__(self, tangents: Tangents, target: Tensor, gradient: Tensor | None = None) -> None:
         self.tangents = tangents
         self.target = target
+        self.gradient = tangents.pull(target) if gradient is None else gradient
         self.size = sum(param.numel() for param in tangents.like)
         self.dual = tangents.rows <= self.size
         if self.dual:
@@ -95,7 +96,7 @@ class DampedInverse:
         if not self.space.dual:
             return -self._solve(gradient)
         tangents, target = self.space.tangents, self.space.target
-        rest = gradient - tangents.pull(target)
+        rest = gradient - self.space.gradient
         direction = -tangents.pull(self._solve(target))
         norm = torch.linalg.vector_norm
         if bool(norm(rest) <= 1e-8 * norm(gradient)):
@@ -112,11 +113,21 @@ class DampedInverse:
         return torch.cholesky_solve(u[:, None], self.factor)[:, 0]
 
 
-def function_space(residuals: Residuals, params: Sequence[Tensor]) -> FunctionSpace | None:
+def function_space(
+    residuals: Residuals,
+    params: Sequence[Tensor],
+    derivatives: Sequence[Tensor | None] | None = None,
+) -> FunctionSpace | None:
     """The function space of a loss, of all its terms that can be read within the budget.
 
     A term that is a parameter itself, such as weight decay written into the loss, is left to
     the operator that is preconditioned.
+
+    Args:
+        residuals: the terms of the loss.
+        params: the P parameters.
+        derivatives: the gradient of the whole loss, where it is at hand: it spares a backward
+            pass in checking what was read.
     """
     terms = [term for term in residuals.terms if leaf(term.z.node) is None]
     size = sum(param.numel() for param in params)
@@ -129,18 +140,31 @@ def function_space(residuals: Residuals, params: Sequence[Tensor]) -> FunctionSp
         if root is None:
             return None
         roots.append(root)
-    tangents = read_tangents(terms, params, roots)
+    pieces = [root.solve(term.gradient) for term, root in zip(terms, roots, strict=True)]
+    target, gradient = flatten(pieces), None
+    whole = len(terms) == len(residuals.terms) and not residuals.unrecognised
+    if derivatives is not None and whole and _reach(pieces, terms, roots):
+        gradient = flatten(
+            torch.zeros_like(param) if found is None else found.detach()
+            for param, found in zip(params, derivatives, strict=True)
+        )
+    known = None if gradient is None else (target, gradient)
+    tangents = read_tangents(terms, params, roots, known)
     if tangents is None:
-        if rows > MAX_ROWS_BY_AUTOGRAD:
-            return None
-        tangents = rows_by_autograd(terms, params, roots)
-    return FunctionSpace(tangents, _target(terms, roots))
+        tangents = tangents_by_autograd(terms, params, roots)
+    return None if tangents is None else FunctionSpace(tangents, target, gradient)
 
 
-def _target(terms: Sequence[Term], roots: Sequence[Root]) -> Tensor:
-    """Q^{-1/2} times the slope of the loss in z: for a mean of squares the scaled residual."""
-    return flatten(
-        root.solve(term.slope().detach()) for term, root in zip(terms, roots, strict=True)
+def _reach(pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[Root]) -> bool:
+    """Whether Q^{1/2} times the pieces is the slope of the loss in z.
+
+    It is not where a loss has slope but no second derivative, as Huber's has far out.
+    """
+    norm, tolerance = torch.linalg.vector_norm, torch.finfo(pieces[0].dtype).eps ** 0.75
+    return all(
+        bool(norm(root.apply(piece) - term.gradient) <= tolerance * norm(term.gradient))
+        for piece, term, root in zip(pieces, terms, roots, strict=True)
+        if term.curvature is None  # a square has slope only where it has curvature
     )
 
 
@@ -150,7 +174,8 @@ def _cholesky(gram: Tensor, damping: float) -> Tensor:
     limits = torch.finfo(gram.dtype)
     least = max(limits.tiny, limits.eps * float(gram.diagonal().mean()))
     while True:
-        shifted = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        shifted = gram.clone()
+        shifted.diagonal().add_(shift)
         factor: Tensor
         factor, info = torch.linalg.cholesky_ex(shifted)
         if int(info) == 0 or not math.isfinite(shift):

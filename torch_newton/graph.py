@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
-
-TRANSPOSES = {"PermuteBackward0", "TBackward0", "TransposeBackward0"}
-"""Of a matrix; what else they do to a tensor of more dimensions, `leaf` must be checked for."""
 
 
 def inputs(node: Node) -> list[GradientEdge]:
@@ -42,12 +40,10 @@ def leaf(node: Node) -> Tensor | None:
     return variable
 
 
-def through_transposes(edge: GradientEdge) -> tuple[Node, bool]:
-    """The node behind any number of matrix transposes, and whether their number is odd."""
-    node, odd = edge.node, False
-    while node.name() in TRANSPOSES:
-        node, odd = inputs(node)[0].node, not odd
-    return node, odd
+def output_shape(node: Node, number: int = 0) -> torch.Size | None:
+    """The shape of what the operation returned; None where PyTorch does not say."""
+    metadata = getattr(node, "_input_metadata", None)
+    return None if metadata is None else torch.Size(metadata[number].shape)
 
 
 def reachable(roots: Sequence[Node]) -> set[Node]:

@@ -316,7 +316,7 @@ class RegNewton(torch.optim.Optimizer):
             if exact and options.hvp == "auto":
                 curvature = finite(curvature)
             if prepare == "auto" and (exact or _retained(loss, params)):
-                space = trials.space(function_space(find_residuals(loss), params))
+                space = trials.space(function_space(find_residuals(loss), params, derivatives))
             return QuadraticModel(gradient, curvature, at_damping, space)
         residuals = find_residuals(loss)
         if not residuals.terms or residuals.unrecognised:
@@ -327,7 +327,7 @@ class RegNewton(torch.optim.Optimizer):
                 "curvature='hessian'"
             )
         if prepare == "auto":
-            space = function_space(residuals, params)
+            space = function_space(residuals, params, derivatives)
         complete = space is not None and space.tangents.rows == residuals.rows
         complete = trials.ranks.agree(float(not complete), gradient) == 0
         space = trials.space(space)

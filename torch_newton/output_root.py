@@ -33,9 +33,15 @@ class Root:
         """C, the number of outputs of a sample."""
         return self.matrix.shape[1]
 
-    def mix(self, left: Tensor) -> Tensor:
-        """Q^{1/2} applied to M x C x anything."""
-        return _apply(self.matrix, left)
+    def row(self, column: int) -> Tensor:
+        """Of each sample's block of Q^{1/2} one row, M x C."""
+        if self.matrix.ndim == 3:
+            return self.matrix[:, column]
+        if self.columns == 1:
+            return self.matrix
+        row = torch.zeros_like(self.matrix)
+        row[:, column] = self.matrix[:, column]
+        return row
 
     def apply(self, u: Tensor) -> Tensor:
         """Q^{1/2} u, for u shaped like z."""
@@ -51,6 +57,8 @@ def output_root(term: Term) -> Root | None:
     like = term.like
     rows = like.shape[0] if like.ndim else 1
     columns = like.numel() // rows
+    if term.curvature is not None:
+        return _diagonal_root(term.curvature.expand(like.shape).reshape(rows, columns))
     product = term.hessian_product()
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
@@ -63,10 +71,7 @@ def output_root(term: Term) -> Root | None:
 
     diagonal = product(torch.ones_like(like)).reshape(rows, columns)
     if explains(diagonal * u.reshape(rows, columns)):
-        if not bool((diagonal >= 0).all()):
-            return None
-        root = diagonal.sqrt()
-        return Root(root, torch.where(root > 0, 1 / root, torch.zeros_like(root)))
+        return _diagonal_root(diagonal)
     if columns == 1 or columns > 64:
         return None
     units = torch.eye(columns).to(like)
@@ -77,13 +82,28 @@ def output_root(term: Term) -> Root | None:
         ],
         dim=2,
     )
-    if not explains(_apply(blocks, u.reshape(rows, columns, 1))):
+    return (
+        _block_root(blocks, term.weight)
+        if explains(_apply(blocks, u.reshape(rows, columns, 1)))
+        else None
+    )
+
+
+def _diagonal_root(diagonal: Tensor) -> Root | None:
+    if not bool((diagonal >= 0).all()):
         return None
+    root = diagonal.sqrt()
+    return Root(root, torch.where(root > 0, 1 / root, torch.zeros_like(root)))
+
+
+def _block_root(blocks: Tensor, weight: Tensor) -> Root | None:
+    """Of M x C x C matrices."""
+    columns = blocks.shape[1]
     values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
     # Confident samples have a small Q as the difference of large numbers: rounding is measured
     # against the weight of the term, not against what is left.
-    size = torch.maximum(values.amax(), term.weight.abs().amax())
-    floor = 4 * columns * torch.finfo(like.dtype).eps * size
+    size = torch.maximum(values.amax(), weight.abs().amax())
+    floor = 4 * columns * torch.finfo(blocks.dtype).eps * size
     positive = values > floor
     if bool((values < -floor).any()):
         return None

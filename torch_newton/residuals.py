@@ -9,7 +9,7 @@ generalized Gauss-Newton matrix of the loss as its author wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .curvature import jacobian_at
 from .flat import flatten, unflatten
-from .graph import inputs, reachable, saved
+from .graph import inputs, saved
 from .operators import LinearOperator, symmetric
 
 LINEAR = {
@@ -45,17 +45,24 @@ class Term:
         value: where c(z) is in the graph.
         weight: w, the derivative of the loss with respect to c(z).
         z: where z is in the graph.
-        like: a tensor of z's shape, dtype and device.
+        gradient: the derivative of the term in its z.
+        curvature: its second derivative in each entry of z, where that has been read off the
+            graph; of z's shape or broadcast to it.
     """
 
     value: GradientEdge
     weight: Tensor
     z: GradientEdge
-    like: Tensor
+    gradient: Tensor
+    curvature: Tensor | None = None
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of z's shape, dtype and device."""
+        return self.gradient
 
     def slope(self) -> Tensor:
         """The derivative of this term in its z, with a graph; shaped like z."""
-        # Cut off at z: another term's z may lie further back on the same path.
         (slope,) = torch.autograd.grad([self.value], [self.z], [self.weight], create_graph=True)
         return slope
 
@@ -130,54 +137,77 @@ class Residuals:
 
 def find_residuals(loss: Tensor) -> Residuals:
     """Walk back from `loss`, a scalar with its graph, to the outputs that it is made of."""
-    terms: list[Term] = []
+    candidates: list[tuple[GradientEdge, GradientEdge, Curved]] = []
     unrecognised: list[str] = []
     seen: set[tuple[Node, int]] = set()
     stack = [torch.autograd.graph.get_gradient_edge(loss)]
     while stack:
         edge = stack.pop()
-        if (edge.node, edge.output_nr) in seen:
+        node, name = edge.node, edge.node.name()
+        if (node, edge.output_nr) in seen:
             continue
-        seen.add((edge.node, edge.output_nr))
-        term = _term(loss, edge)
-        if term is not None:
-            terms.append(term)
-        elif _is_linear(edge.node):
-            stack += reversed(inputs(edge.node))
+        seen.add((node, edge.output_nr))
+        curved = CURVED.get(name)
+        z = None if curved is None else curved.find(node)
+        if curved is not None and z is not None:
+            candidates.append((edge, z, curved))
+        elif _is_linear(node, name):
+            stack += reversed(inputs(node))
         else:
-            unrecognised.append(edge.node.name())
-    outer = [term for term in terms if not _is_inside_another(term, terms)]
-    unrecognised += [term.value.node.name() for term in terms if term not in outer]
-    return Residuals(outer, unrecognised)
+            unrecognised.append(name)
+    terms: list[Term] = []
+    for term in _terms(loss, candidates):
+        if isinstance(term, Term):
+            terms.append(term)
+        else:
+            unrecognised.append(term)
+    inner = _inside_others(terms)
+    unrecognised += [term.value.node.name() for term in inner]
+    return Residuals([term for term in terms if term not in inner], unrecognised)
 
 
-def _is_inside_another(term: Term, terms: Sequence[Term]) -> bool:
-    """Whether c(z) also feeds another term, whose slope its weight then contains."""
-    others = [other.z.node for other in terms if other is not term]
-    return bool(others) and term.value.node in reachable(others)
+def _inside_others(terms: Sequence[Term]) -> list[Term]:
+    """Terms whose c(z) also feeds another term, whose slope their weight then contains."""
+    if len(terms) < 2:
+        return []
+    # Autograd looks for a path, and computes only what lies on one.
+    values = [term.value for term in terms]
+    paths = torch.autograd.grad(
+        [term.z for term in terms],
+        values,
+        [term.gradient for term in terms],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return [term for term, path in zip(terms, paths, strict=True) if path is not None]
 
 
-def _is_linear(node: Node) -> bool:
-    if node.name() == "MulBackward0":
+def _is_linear(node: Node, name: str) -> bool:
+    if name == "MulBackward0":
         return len(inputs(node)) == 1
-    if node.name() == "DivBackward0":
+    if name == "DivBackward0":
         # The denominator, the second input, must be a constant.
         return len(node.next_functions) < 2 or node.next_functions[1][0] is None
-    return node.name() in LINEAR
+    return name in LINEAR
 
 
-def _term(loss: Tensor, edge: GradientEdge) -> Term | None:
-    if edge.node.name() not in CURVED:
-        return None
-    find, sign = CURVED[edge.node.name()]
-    z = find(edge.node)
-    if z is None:
-        return None
-    (weight,) = torch.autograd.grad(loss, [edge], retain_graph=True)
-    if not bool((sign * weight >= 0).all()):
-        return None
-    (like,) = torch.autograd.grad([edge], [z], [weight], retain_graph=True)
-    return Term(edge, weight, z, torch.zeros_like(like))
+def _terms(
+    loss: Tensor, candidates: Sequence[tuple[GradientEdge, GradientEdge, Curved]]
+) -> Iterator[Term | str]:
+    """The terms; of those whose weight has the wrong sign the names."""
+    if not candidates:
+        return
+    weights = torch.autograd.grad(loss, [edge for edge, _, _ in candidates], retain_graph=True)
+    for weight, (edge, z, curved) in zip(weights, candidates, strict=True):
+        if not bool((weight >= 0 if curved.sign > 0 else weight <= 0).all()):
+            yield edge.node.name()
+            continue
+        # Cut off at z: another term's z may lie further back on the same path.
+        (gradient,) = torch.autograd.grad([edge], [z], [weight], retain_graph=True)
+        second = None
+        if curved.second is not None:
+            second = curved.second(edge.node, weight.detach(), gradient)
+        yield Term(edge, weight.detach(), z, gradient.detach(), second)
 
 
 def _only_input(node: Node) -> GradientEdge | None:
@@ -215,14 +245,44 @@ def _product_with_itself(node: Node) -> GradientEdge | None:
     return edges[0] if len(edges) == 2 and edges[0] == edges[1] else None
 
 
-CURVED: dict[str, tuple[Callable[[Node], GradientEdge | None], int]] = {
-    "PowBackward0": (_squared, 1),
-    "MulBackward0": (_product_with_itself, 1),
-    "DotBackward0": (_product_with_itself, 1),
-    "MseLossBackward0": (_only_input, 1),
-    "HuberLossBackward0": (_only_input, 1),
-    "SmoothL1LossBackward0": (_only_input, 1),
-    "BinaryCrossEntropyWithLogitsBackward0": (_logits, 1),
-    "LogSoftmaxBackward0": (_only_input, -1),
+def _of_square(node: Node, weight: Tensor, z: Tensor) -> Tensor | None:
+    """2 w for the square of each entry, and for the sum of all squares."""
+    return 2 * weight if weight.shape == z.shape or weight.numel() == 1 else None
+
+
+def _of_mean_square(node: Node, weight: Tensor, z: Tensor) -> Tensor | None:
+    """2 w, and 2 w / R for the mean."""
+    return 2 * weight / z.numel() if saved(node, "reduction") == MEAN else 2 * weight
+
+
+MEAN = 1
+"""How PyTorch numbers reduction="mean"."""
+
+
+@dataclass(frozen=True)
+class Curved:
+    """A function c that is convex, or concave, in one of its inputs.
+
+    Attributes:
+        find: the input, z.
+        sign: 1 where c is convex, -1 where it is concave.
+        second: the second derivative of w c(z) in each entry of z, from node, w and a tensor
+            of z's shape; without it, or where it gives None, autograd is asked.
+    """
+
+    find: Callable[[Node], GradientEdge | None]
+    sign: int = 1
+    second: Callable[[Node, Tensor, Tensor], Tensor | None] | None = None
+
+
+CURVED: dict[str, Curved] = {
+    "PowBackward0": Curved(_squared, second=_of_square),
+    "MulBackward0": Curved(_product_with_itself, second=_of_square),
+    "DotBackward0": Curved(_product_with_itself, second=_of_square),
+    "MseLossBackward0": Curved(_only_input, second=_of_mean_square),
+    "HuberLossBackward0": Curved(_only_input),
+    "SmoothL1LossBackward0": Curved(_only_input),
+    "BinaryCrossEntropyWithLogitsBackward0": Curved(_logits),
+    "LogSoftmaxBackward0": Curved(_only_input, -1),
 }
-"""Convex (1) and concave (-1) nodes, and how their input is found. One line adds a loss."""
+"""Functions at which the walk ends with a term. One line adds a loss."""
