@@ -61,7 +61,7 @@ another batch at each call (a warning)              evaluated again at the same
 parameters changed by the closure                   changes the parameters in place
 Gauss-Newton of a loss that is not a sum            curvature='gauss_newton' needs
 operations without a second derivative              second derivative
-an invalid state                                    the state_dict
+hooks on parameters (a warning)                     also acts on every product
 ==================================================  ===================================
 """
 

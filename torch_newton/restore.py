@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.overrides
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -56,6 +57,25 @@ class RandomState:
 def _numpy_random() -> Any:
     """NumPy's module of random numbers, or None where nobody has imported it."""
     return sys.modules.get("numpy.random")
+
+
+@dataclass(frozen=True)
+class Modes:
+    """PyTorch's modes, of which an interrupt between two instructions may leave one behind."""
+
+    functions: int
+    grad: bool
+
+    @classmethod
+    def now(cls) -> Modes:
+        """Look at the modes of this thread."""
+        return cls(torch._C._len_torch_function_stack(), torch.is_grad_enabled())
+
+    def restore(self) -> None:
+        """Leave those that were entered since."""
+        while torch._C._len_torch_function_stack() > self.functions:
+            torch.overrides._pop_mode()  # type: ignore[no-untyped-call]
+        torch.set_grad_enabled(self.grad)
 
 
 @dataclass(frozen=True)

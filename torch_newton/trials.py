@@ -16,7 +16,7 @@ from .distributed import RankError, Ranks, scaled
 from .flat import flatten, unflatten
 from .function_space import FunctionSpace
 from .operators import LinearOperator
-from .restore import Buffers, Gradients, Point, RandomState
+from .restore import Buffers, Gradients, Modes, Point, RandomState
 
 Result = TypeVar("Result")
 Differentiate = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
@@ -73,6 +73,7 @@ class Trials:
         self._buffers = Buffers(self.ranks.meet if self.ranks.distributed else None)
         self._trial_buffers = Buffers()
         self._grads_before = Gradients(params)
+        self._modes = Modes.now()
         self._grads: list[Tensor | None] = []
         self._weight = 1.0
         self._tilt: Tensor | None = None
@@ -195,7 +196,18 @@ class Trials:
         return total
 
     def check_repeatable(self) -> None:
-        """Warn where a second evaluation at the same point gives another loss."""
+        """Warn where a second evaluation at the same point gives another loss.
+
+        And where a hook changes what autograd computes for a parameter.
+        """
+        if any(param._backward_hooks for param in self.params):
+            warnings.warn(
+                "a hook that was registered on a parameter (Tensor.register_hook) also acts on "
+                "every product with the Hessian, and spoils them unless it is linear: change "
+                "gradients in the closure, after loss.backward()",
+                ClosureWarning,
+                stacklevel=6,
+            )
         again = self.loss_at(torch.zeros_like(flatten(self.gradient())))
         tolerance = max(1e-4, torch.finfo(self.params[0].dtype).eps ** 0.5)
         if not abs(again - self.loss) <= tolerance * max(abs(again), abs(self.loss)):
@@ -222,6 +234,7 @@ class Trials:
 
     def undo(self) -> None:
         """Put parameters, gradients, buffers and random state back as before the step."""
+        self._modes.restore()
         self.point.restore()
         for buffers in (self._trial_buffers, self._buffers):
             buffers.close()
