@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {"preconditioner": None},
     "gauss_newton": {"curvature": "gauss_newton"},
     "gauss_newton_plain": {"curvature": "gauss_newton", "preconditioner": None},
-    "fixed": {"damping": 1.0},
+    "fixed": {"damping": 5.0, "cg_tol": 1e-13},
     "differences": {"hvp": "finite_difference", "preconditioner": None},
     "cross_entropy": {},
     "uneven": {},

@@ -57,12 +57,13 @@ def ranks(
 @pytest.mark.parametrize("case", ddp_worker.CASES)
 def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) -> None:
     expected = ddp_worker.together(case, len(ranks))
-    # Differences of gradients amplify rounding, and steps that differ drift apart.
-    steps, tol = (1, 1e-6) if case == "differences" else (ddp_worker.STEPS, 1e-10)
+    # Rounding differs between a mean over ranks and one over the batch, and a truncated solve
+    # amplifies it from step to step; differences of gradients do so at once.
     for step in range(ddp_worker.STEPS):
         found = [results[case][step] for results in ranks]
         assert all(torch.equal(vector, found[0]) for vector in found)
-        if step < steps:
+        if case != "differences" or step == 0:
+            tol = 1e-6 if case == "differences" else 1e-10 if step < 3 else 1e-8
             torch.testing.assert_close(found[0], expected[step], rtol=0, atol=tol)
     assert not torch.equal(expected[0], expected[-1])
 
