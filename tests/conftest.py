@@ -249,3 +249,21 @@ class Shallow:
     def negative_eigenvalues(self) -> int:
         matrix = hessian(self.loss(self.outputs()), self.params).dense()
         return int((torch.linalg.eigvalsh(matrix) < 0).sum())
+
+
+TALLY: dict[str, list[int]] = {}
+"""What the tests of robustness have tried, and how often it went well; printed at the end."""
+
+
+def tally(what: str, tried: int, passed: int) -> None:
+    """Count `tried` cases of `what`, of which `passed` were as they shall be."""
+    counts = TALLY.setdefault(what, [0, 0])
+    counts[0] += tried
+    counts[1] += passed
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TALLY:
+        terminalreporter.section("robustness")
+        for what, (tried, passed) in sorted(TALLY.items()):
+            terminalreporter.line(f"{what}: {passed} of {tried}")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from torch_newton import Arm, ClosureError, Path, RegNewton, Step, Stop
+from torch_newton import Arm, ClosureError, Path, RegNewton, Step, Stop, WidthScaled
 from torch_newton.arms import PATIENCE, SHARE, TRIAL, History, Play
 from torch_newton.step import arms_of, mask_of
 
@@ -126,7 +126,7 @@ def net_and_loss(scale: float = 1.0) -> tuple[nn.Module, object]:
         ({"scaling": "jacobian"}, {SGN, SH}),
         ({"curvature": "hessian", "scaling": None}, {H}),
         ({"damping": 0.1}, {H}),
-        ({"damping": "width"}, {H}),
+        ({"damping": WidthScaled(gamma=1.0)}, {H}),
         ({"damping": 0.1, "curvature": "gauss_newton"}, {GN}),
         ({"damping": 0.1, "scaling": "jacobian"}, {SH}),
         ({"preconditioner": None}, {GN, H}),

@@ -261,7 +261,9 @@ def test_last_step_agrees_with_a_recomputation(curvature: str, lr: float) -> Non
         assert step.loss_after == problem.value().item()
         assert step.gradient_norm == pytest.approx(float(g.norm()), rel=1e-12)
         assert step.step_length == pytest.approx(float(d.norm()), rel=1e-10)
-        assert step.closure_calls == closure.calls - calls == 1 + step.attempts
+        assert step.closure_calls == closure.calls - calls
+        # The first step evaluates its starting point twice, to see whether the loss repeats.
+        assert step.closure_calls == 1 + step.attempts + (iteration == 1)
         assert step.products == step.cg_iterations + (iteration == 1)
         predicted = -float(g @ d + d @ A @ d / 2)
         q = 10 * torch.finfo(torch.float64).eps * loss
@@ -541,7 +543,7 @@ def test_parameters_are_put_back_also_where_the_closure_itself_had_moved_them() 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_loss_that_is_not_finite_at_a_trial_is_a_failed_attempt(value: float) -> None:
-    for at in range(2, calls_of_an_undisturbed_step() + 1):
+    for at in range(3, calls_of_an_undisturbed_step() + 1):
         problem, options = hard_problem()
         optimizer = newton(problem.params, **options)
 
@@ -553,7 +555,7 @@ def test_loss_that_is_not_finite_at_a_trial_is_a_failed_attempt(value: float) ->
         optimizer.step(closure)
         step = optimizer.last_step
         assert step.accepted
-        assert step.attempts >= at
+        assert step.attempts >= at - 1
         assert problem.value().item() == step.loss_after < start
 
 
@@ -619,7 +621,7 @@ def test_products_that_are_not_finite_are_reported_and_nothing_moves() -> None:
     # |x|^(3/2) has a slope of zero, and no second derivative, at zero.
     problem = Problem([x], lambda p: p[0], lambda z: z[0].abs() ** 1.5 + z[0] + z[1] ** 2)
     assert dense_gradient(problem).tolist() == [1.0, 2.0]
-    move, step = step_of(problem)
+    move, step = step_of(problem, hvp="exact")
     assert step.stop is Stop.NON_FINITE
     assert not step.accepted
     assert step.scale == 1.0
@@ -933,7 +935,7 @@ def test_zero_gradient_is_stationary_and_a_later_batch_goes_on() -> None:
     step = optimizer.last_step
     assert step.stop is Stop.STATIONARY
     assert not step.accepted
-    assert (step.closure_calls, step.products, step.attempts) == (1, 0, 0)
+    assert (step.closure_calls, step.products, step.attempts) == (2, 0, 0)
     assert x.item() == 1.0
     assert x.grad.item() == 0.0
     target.fill_(3.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +11,17 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .double_backward import TWINS
+
 Closure = Callable[[], Any]
 
 
 class ClosureError(RuntimeError):
     """The closure cannot be used for a Newton step; the message says how to change it."""
+
+
+class ClosureWarning(UserWarning):
+    """The closure works, but probably not as its author means it."""
 
 
 class NonFiniteLossError(ClosureError):
@@ -37,7 +44,10 @@ class Captured:
 
 
 def capture(
-    closure: Closure | None, on_backward: Callable[[Tensor], None] | None = None
+    closure: Closure | None,
+    on_backward: Callable[[Tensor], None] | None = None,
+    *,
+    double_backward: bool = True,
 ) -> Captured:
     """Run `closure` once and keep its loss with the graph, withholding ``loss.backward()``.
 
@@ -49,24 +59,37 @@ def capture(
     Args:
         closure: takes no arguments.
         on_backward: called in place of ``loss.backward()``, with the loss.
+        double_backward: whether to evaluate attention and recurrent networks by kernels that
+            can be differentiated twice, rather than by the fastest.
 
     Raises:
         ClosureError: no closure was given, or it leaves no loss to work with: it neither calls
             ``backward`` nor returns a loss with a graph; it calls ``torch.autograd.backward``;
-            the loss is not a real finite scalar.
+            the loss is not a real finite scalar; it asks an exhausted iterator for a batch.
     """
     if closure is None:
         raise ClosureError(
             "step() needs a closure, because the loss is evaluated more than once: define "
             "closure() as zero_grad, loss.backward(), return loss, and call "
             "optimizer.step(closure). (A GradScaler, as in Lightning's precision='16-mixed', "
-            "calls step() without one: train in 'bf16-mixed', '32-true' or '64-true'.)"
+            "calls step() without one: train in 'bf16-mixed', '32-true' or '64-true'. So does "
+            "DeepSpeed: use DistributedDataParallel, Lightning's strategy='ddp'.)"
         )
     if not callable(closure):
         raise ClosureError(f"step() needs a callable closure, not {type(closure).__name__}")
-    mode = _WithholdBackward(on_backward)
-    with torch.enable_grad(), mode:
-        returned = closure()
+    if torch.is_inference_mode_enabled():
+        raise ClosureError(
+            "step() was called under torch.inference_mode(), where no graph can be made: leave it"
+        )
+    mode = _WithholdBackward(on_backward, TWINS if double_backward else {})
+    try:
+        with torch.enable_grad(), mode:
+            returned = closure()
+    except StopIteration as error:
+        raise ClosureError(
+            "the closure asked an exhausted iterator for a batch. A step evaluates the closure "
+            "several times: take the batch from the loader before the step, outside the closure"
+        ) from error
     if mode.losses:
         return Captured(sum(mode.losses[1:], mode.losses[0]), returned, True)
     if not isinstance(returned, Tensor) or not returned.requires_grad:
@@ -82,6 +105,7 @@ def capture(
 @dataclass
 class _WithholdBackward(TorchFunctionMode):
     on_backward: Callable[[Tensor], None] | None
+    twins: Mapping[Any, Callable[[], AbstractContextManager[Any]]]
     losses: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -89,7 +113,11 @@ class _WithholdBackward(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not Tensor.backward:
-            return func(*args, **(kwargs or {}))
+            twin = self.twins.get(func)
+            if twin is None:
+                return func(*args, **(kwargs or {}))
+            with twin():
+                return func(*args, **(kwargs or {}))
         loss = _weighted(*args, **(kwargs or {}))
         _check(loss)
         self.losses.append(loss)

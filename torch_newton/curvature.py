@@ -68,6 +68,14 @@ def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor
     return flatten(filled), hessian_from_gradient(grads, params)
 
 
+def plain_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient of L without a graph of its own; None for unused parameters."""
+    try:
+        return torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise _explained(error) from error
+
+
 def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradient of L with the graph that its products need; None for unused parameters."""
     try:
@@ -175,9 +183,12 @@ def jacobian_at(
         u, gradient = pulled[0]
         if not gradient.requires_grad:
             return torch.zeros_like(u)
-        (product,) = torch.autograd.grad(
-            gradient, u, v, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        try:
+            (product,) = torch.autograd.grad(
+                gradient, u, v, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise _explained(error) from error
         return product.detach()
 
     rows = sum(tensor.numel() for tensor in like)

@@ -13,17 +13,24 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from .accumulation import BackwardCalls
 from .arms import History
 from .closure import Closure, ClosureError, NonFiniteLossError
-from .curvature import check_twice_differentiable, differentiable_gradient
+from .curvature import (
+    NotTwiceDifferentiableError,
+    check_twice_differentiable,
+    differentiable_gradient,
+    plain_gradient,
+)
 from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
+from .finite_difference import NonFiniteProductError, gradient_alone
 from .flat import flatten
 from .model import Proposal, QuadraticModel
 from .observation import Observation, Observer
-from .options import Options, check_group, check_lr, check_params
+from .options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
 from .preconditioners import Preconditioner
-from .reading import Reading, plain_gradient, read
+from .reading import Reading, read
 from .scaling import Scaling
 from .step import Path, Step, Stop, arms_of, mask_of
 from .trials import Trials
@@ -90,6 +97,10 @@ class RegNewton(torch.optim.Optimizer):
             the diagonal of :math:`J^T Q J` (see `torch_newton.scaling`); None does not; with
             ``"auto"`` each step takes what has gained most, and :math:`\lambda I` under a fixed
             damping.
+        hvp: how the Hessian's products are taken. ``"exact"`` is by differentiating twice;
+            ``"finite_difference"`` by central differences of the gradient, at two evaluations
+            of the closure a product; ``"auto"`` is exact where the graph allows it.
+        maximize: whether to maximize the loss; `last_step` then speaks of -L.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -108,12 +119,24 @@ class RegNewton(torch.optim.Optimizer):
         cg_tol: float | None = None,
         width: int | None = None,
         scaling: str | None = "auto",
+        hvp: str = "auto",
+        maximize: bool = False,
     ) -> None:
         check_lr(lr)
+        warn_of_foreign_lr(lr)
         self.options = Options(
-            damping_rule(damping), curvature, preconditioner, cg_max_iter, cg_tol, width, scaling
+            damping_rule(damping),
+            curvature,
+            preconditioner,
+            cg_max_iter,
+            cg_tol,
+            width,
+            scaling,
+            hvp,
+            maximize,
         )
         self._warned = False
+        self._backward_calls = BackwardCalls()
         self._observers: OrderedDict[int, Observer] = OrderedDict()
         super().__init__(params, {"lr": lr})
 
@@ -133,6 +156,12 @@ class RegNewton(torch.optim.Optimizer):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        self._backward_calls.watch(self.param_groups[-1]["params"])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of all parameters."""
+        super().zero_grad(set_to_none)
+        self._backward_calls.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"options": self.options, "_warned": self._warned, "_observers": OrderedDict()}
@@ -150,6 +179,22 @@ class RegNewton(torch.optim.Optimizer):
         handle = RemovableHandle(self._observers)
         self._observers[handle.id] = observer
         return handle
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_backward_calls" not in self.__dict__:  # a copy, whose parameters nobody watches
+            self._backward_calls = BackwardCalls()
+            for group in self.param_groups:
+                self._backward_calls.watch(group["params"])
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """A GradScaler asks this before it steps; it leaves no way but this to tell it off."""
+        raise ClosureError(
+            "a GradScaler scales the loss that a Newton step compares with itself: step without "
+            "one, in bf16 autocast or full precision (Lightning: precision='bf16-mixed', "
+            "'32-true' or '64-true', not '16-mixed')"
+        )
 
     @property
     def last_step(self) -> Step | None:
@@ -174,33 +219,83 @@ class RegNewton(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if not params:
             raise ClosureError("no parameter requires a gradient: leave some of them trainable")
-        _refuse_several_processes()
-        trials = Trials(closure, params)
+        check_params(params)
+        for group in self.param_groups:
+            check_lr(group["lr"])
+        known = self.state.get(self._first_param(), {}).get("finite_difference", False)
+        differences = known or self.options.hvp == "finite_difference"
         try:
-            return self._step(trials)
-        except BaseException:
+            return self._guarded(closure, params, differences)
+        except NotTwiceDifferentiableError as error:
+            if (
+                differences
+                or self.options.hvp == "exact"
+                or self.options.curvature == "gauss_newton"
+            ):
+                raise
+            warnings.warn(
+                f"{error} Until then products are taken by finite differences of gradients "
+                "(hvp='finite_difference' does so without this warning)",
+                stacklevel=3,
+            )
+            lasting = not isinstance(error, NonFiniteProductError)
+            return self._guarded(closure, params, True, lasting)
+
+    def _guarded(
+        self, closure: Closure | None, params: list[Tensor], differences: bool, lasting: bool = True
+    ) -> Any:
+        """One step, of which nothing is left where anything is raised."""
+        twice = not differences or self.options.curvature == "gauss_newton"
+        trials = Trials(
+            closure,
+            params,
+            maximize=self.options.maximize,
+            double_backward=twice,
+            backward_calls=self._backward_calls,
+        )
+        state = {param: dict(values) for param, values in self.state.items()}
+        warned = self._warned
+
+        def undo() -> None:
             trials.undo()
+            self.state.clear()
+            self.state.update(state)
+            self._warned = warned
+
+        try:
+            result = self._step(trials, twice)
+            if differences and lasting:
+                self.state[self._first_param()]["finite_difference"] = True
+            return result
+        except BaseException:
+            try:
+                undo()
+            except BaseException:  # interrupted a second time
+                undo()
+                raise
             raise
 
-    def _step(self, trials: Trials) -> Any:
+    def _step(self, trials: Trials, twice: bool) -> Any:
         """One step, in the order of the book: choose, model, damping, solve, compare, move."""
         params, options = trials.params, self.options
         memory = self.state.get(self._first_param(), {})
         history = History.from_numbers(memory["history"]) if "history" in memory else History()
         among = options.arms() & arms_of(memory["among"]) if "among" in memory else options.arms()
         planned = history.choose(among)
-        captured, derivatives = trials.first(
-            differentiable_gradient if planned.exact else plain_gradient
-        )
-        if planned.exact and not any(arm.exact for arm in history.plays):
+        doubly = planned.exact and twice
+        alone = plain_gradient if twice else gradient_alone
+        captured, derivatives = trials.first(differentiable_gradient if doubly else alone)
+        if doubly and not any(arm.exact for arm in history.plays):
             check_twice_differentiable(derivatives)
+        if not memory:
+            trials.check_repeatable()
         gradient = flatten(trials.gradient())
         if not bool(torch.isfinite(gradient).all()):
             raise NonFiniteLossError(
                 "the gradient is not finite although the loss is: look for square roots and "
                 "norms at zero, and for overflow; the step changed nothing"
             )
-        reading = read(captured.loss, params, derivatives, options)
+        reading = read(captured.loss, derivatives, trials, options, twice)
         among = reading.arms(options.arms())
         arm = planned if planned in among else history.choose(among)
         scaling = self._scaling(reading) if arm.scaled else None
@@ -222,8 +317,8 @@ class RegNewton(torch.optim.Optimizer):
 
         step = Step(
             iteration=memory.get("step", 0) + 1,
-            loss=loss,
-            loss_after=loss,
+            loss=trials.loss,
+            loss_after=trials.loss,
             gradient_norm=model.gradient_norm,
             damping=0.0 if solved is None else solved["damping"],
             ratio=math.nan,
@@ -276,13 +371,15 @@ class RegNewton(torch.optim.Optimizer):
                 self.state[param].update(
                     (name, tensor) for name, tensor in zip(SCALES, part or (), strict=False)
                 )
-        return captured.returned if captured.returned is not None else captured.loss.detach()
+        if captured.returned is not None:
+            return captured.returned
+        return captured.loss.detach() * (-1 if options.maximize else 1)
 
     def _scaling(self, reading: Reading) -> Scaling | None:
         """D of the rows at hand, not smaller than it has been."""
         if reading.space is None:
             return None
-        states = [self.state.get(param, {}) for param in reading.params]
+        states = [self.state.get(param, {}) for param in reading.trials.params]
         kept = [tuple(state[name] for name in SCALES if name in state) for state in states]
         earlier = [part or None for part in kept]
         return Scaling.of(reading.space.tangents).maximum(earlier)
@@ -427,16 +524,3 @@ def _checked_damping(damping: float) -> float:
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"the damping rule returned {damping}: it must be finite and >= 0")
     return damping
-
-
-def _refuse_several_processes() -> None:
-    distributed = torch.distributed
-    if (
-        distributed.is_available()
-        and distributed.is_initialized()
-        and distributed.get_world_size() > 1
-    ):
-        raise RuntimeError(
-            "RegNewton does not yet average its products over processes, and would step each "
-            "rank differently: train in a single process"
-        )

@@ -14,14 +14,17 @@ from .curvature import (
     differentiable_gradient,
     hessian_from_gradient,
 )
+from .finite_difference import finite, finite_difference_hessian
 from .function_space import FunctionSpace, function_space, within_budget
 from .model import QuadraticModel
+from .operators import LinearOperator
 from .options import Options
 from .preconditioners import AtDamping
 from .residuals import Residuals, find_residuals
 from .sampled_rows import SampledSpace, sampled_space
 from .scaling import Scaling
 from .step import Arm, Path
+from .trials import Trials
 
 
 @dataclass(frozen=True)
@@ -30,21 +33,29 @@ class Reading:
 
     Attributes:
         loss: with its graph.
-        params: the parameters.
-        derivatives: the gradient, None for parameters that the loss does not depend on.
+        derivatives: its gradient, None for parameters that it does not depend on.
+        trials: where it comes from.
         residuals: the terms of the loss; None where nobody asked.
-        space: the function space of the loss, where it could be read.
+        space: the function space, of all ranks together, where it could be read.
         at_damping: the preconditioner that the user gave, or that of a sample of the rows.
         sampled: the rows, where there are too many for a function space.
+        recognised: whether the terms are the whole loss, on every rank.
+        complete: whether the function space has the rows of all terms, on every rank.
+        twice: whether the graph can be differentiated twice.
+        checked: whether a product that is not finite shall be an error.
     """
 
     loss: Tensor
-    params: Sequence[Tensor]
     derivatives: Sequence[Tensor | None]
+    trials: Trials
     residuals: Residuals | None
     space: FunctionSpace | None
     at_damping: AtDamping | None
-    sampled: SampledSpace | None = None
+    sampled: SampledSpace | None
+    recognised: bool
+    complete: bool
+    twice: bool
+    checked: bool
 
     def arms(self, allowed: frozenset[Arm]) -> frozenset[Arm]:
         """Those of the arms that this loss can be solved with.
@@ -53,15 +64,16 @@ class Reading:
             ClosureError: there is none.
         """
         known = self.residuals
-        recognised = known is not None and bool(known.terms) and not known.unrecognised
+        # Without second derivatives Gauss-Newton has the rows alone.
+        linearised = self.recognised and (self.twice or self.complete)
         possible = frozenset(
             arm
             for arm in allowed
-            if (arm.exact or recognised) and (self.space is not None or not arm.scaled)
+            if (arm.exact or linearised) and (self.space is not None or not arm.scaled)
         )
         if possible:
             return possible
-        if not recognised and not any(arm.exact for arm in allowed):
+        if not self.recognised and not any(arm.exact for arm in allowed):
             met = "nothing of the kind" if known is None else ", ".join(known.unrecognised)
             raise ClosureError(
                 "curvature='gauss_newton' needs a loss that is a sum of squares, a "
@@ -76,47 +88,53 @@ class Reading:
     def model(self, arm: Arm, gradient: Tensor, scaling: Scaling | None) -> QuadraticModel:
         """The quadratic model that an arm minimises, with `gradient` as its slope."""
         if arm.exact:
-            curvature = hessian_from_gradient(self._differentiable(), self.params)
-            return QuadraticModel(
-                gradient, curvature, self.at_damping, self.space, scaling=scaling, path=self._path
-            )
-        if self.residuals is None:
-            raise ClosureError("curvature='gauss_newton' needs the terms of the loss")
-        if self.space is not None and self.space.tangents.rows == self.residuals.rows:
-            return QuadraticModel(
-                gradient, self.space.gauss_newton(), None, self.space, True, scaling
-            )
-        if self.sampled is not None and self.sampled.tangents.rows == self.residuals.rows:
-            curvature = self.sampled.gauss_newton()
+            A = self.trials.curvature(self._hessian())
+            if self.checked:
+                A = finite(A)
+        elif self.complete and self.space is not None:
+            A = self.space.gauss_newton()
+            return QuadraticModel(gradient, A, None, self.space, True, scaling)
         else:
-            curvature = self.residuals.gauss_newton(self.params)
+            A = self.trials.curvature(self._gauss_newton())
         return QuadraticModel(
-            gradient, curvature, self.at_damping, self.space, scaling=scaling, path=self._path
+            gradient, A, self.at_damping, self.space, scaling=scaling, path=self._path
         )
 
     @property
     def _path(self) -> Path | None:
         return None if self.sampled is None else Path.SAMPLED_ROWS
 
-    def _differentiable(self) -> Sequence[Tensor | None]:
-        if any(found is not None and found.requires_grad for found in self.derivatives):
-            return self.derivatives
-        derivatives = differentiable_gradient(self.loss, self.params)
-        check_twice_differentiable(derivatives)
-        return derivatives
+    def _hessian(self) -> LinearOperator:
+        params = self.trials.params
+        if not self.twice:
+            return finite_difference_hessian(self.trials.gradient_at, params)
+        derivatives = self.derivatives
+        if not any(found is not None and found.requires_grad for found in derivatives):
+            derivatives = differentiable_gradient(self.loss, params)
+            check_twice_differentiable(derivatives)
+        return hessian_from_gradient(derivatives, params)
+
+    def _gauss_newton(self) -> LinearOperator:
+        if self.residuals is None:
+            raise ClosureError("curvature='gauss_newton' needs the terms of the loss")
+        if self.sampled is not None and self.sampled.tangents.rows == self.residuals.rows:
+            return self.sampled.gauss_newton()
+        return self.residuals.gauss_newton(self.trials.params)
 
 
 def read(
     loss: Tensor,
-    params: Sequence[Tensor],
     derivatives: Sequence[Tensor | None],
+    trials: Trials,
     options: Options,
+    twice: bool,
 ) -> Reading:
     """Read the graph of `loss` as far as the options ask for it."""
-    prepare = options.preconditioner
+    params, prepare = trials.params, options.preconditioner
     by_rows = prepare == "auto"
     residuals, space, sampled = None, None, None
-    if by_rows or not all(arm.exact for arm in options.arms()):
+    readable = twice or retained(loss, params)
+    if readable and (by_rows or not all(arm.exact for arm in options.arms())):
         residuals = find_residuals(loss)
     if by_rows and residuals is not None:
         if within_budget(residuals, params):
@@ -126,9 +144,33 @@ def read(
     at_damping = prepare(loss, params) if callable(prepare) else None
     if sampled is not None:
         at_damping = sampled.at
-    return Reading(loss, params, derivatives, residuals, space, at_damping, sampled)
+    recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
+    complete = space is not None and residuals is not None and space.tangents.rows == residuals.rows
+    if trials.ranks.active:
+        everywhere = trials.ranks.everywhere
+        recognised, complete = everywhere(recognised, loss), everywhere(complete, loss)
+        if not everywhere(at_damping is not None, loss):
+            at_damping = None
+        at_damping = trials.ranks.preconditioner(at_damping)
+    return Reading(
+        loss,
+        derivatives,
+        trials,
+        residuals,
+        trials.space(space),
+        at_damping,
+        sampled,
+        recognised,
+        complete,
+        twice,
+        twice and options.hvp == "auto",
+    )
 
 
-def plain_gradient(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """The gradient without a graph, which Gauss-Newton does not need."""
-    return torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+def retained(loss: Tensor, params: Sequence[Tensor]) -> bool:
+    """Whether the graph can be used again, which that of a compiled model cannot."""
+    try:
+        torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,234 @@
+"""What each process of `test_distributed` runs: python ddp_worker.py RANK WORLD FILE CASE."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from torch_newton import RegNewton
+
+STEPS = 6
+DTYPE = torch.float64
+
+
+def network(outputs: int = 1, norm: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, outputs)]
+    if norm:
+        layers.insert(1, nn.BatchNorm1d(8))
+    return nn.Sequential(*layers).to(DTYPE)
+
+
+def batch(rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 2, generator=random, dtype=DTYPE)
+    return x, torch.sin(3 * x[:, :1]) * x[:, 1:], (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "plain": {"preconditioner": None},
+    "gauss_newton": {"curvature": "gauss_newton"},
+    "gauss_newton_plain": {"curvature": "gauss_newton", "preconditioner": None},
+    "fixed": {"damping": 5.0, "cg_tol": 1e-13},
+    "differences": {"hvp": "finite_difference", "preconditioner": None},
+    "cross_entropy": {},
+    "uneven": {},
+    "uneven_plain": {"preconditioner": None},
+    "unused": {},
+    "accumulated": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
+    "accumulated_inside": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
+}
+
+
+def rows_of(case: str, rank: int) -> int:
+    return 7 + 5 * rank if case.startswith("uneven") else 10
+
+
+def loss_of(case: str, model: nn.Module, rank: int, seed: int = 0) -> Tensor:
+    x, y, label = batch(rows_of(case, rank), 10 * rank + 1000 * seed)
+    if case == "cross_entropy":
+        return functional.cross_entropy(model(x), label)
+    return functional.mse_loss(model(x)[:, :1], y)
+
+
+class Unused(nn.Module):
+    """Has a layer that only the first rank uses."""
+
+    def __init__(self, rank: int | None) -> None:
+        super().__init__()
+        self.net, self.extra, self.rank = network(), nn.Linear(2, 1).to(DTYPE), rank
+        nn.init.constant_(self.extra.weight, 0.3)
+        nn.init.constant_(self.extra.bias, 0.1)
+
+    def forward(self, x: Tensor, extra: bool | None = None) -> Tensor:
+        result: Tensor = self.net(x)
+        with_extra = self.rank == 0 if extra is None else extra
+        return result + self.extra(x) if with_extra else result
+
+
+def together(case: str, world: int) -> list[Tensor]:
+    """The same in a single process: the loss is the mean of the ranks' losses."""
+    model: nn.Module = Unused(None) if case == "unused" else network(3)
+    optimizer = RegNewton(model.parameters(), **CASES[case])
+    path = []
+    for step in range(STEPS):
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            parts = []
+            for rank in range(world):
+                if case == "unused":
+                    x, y, _ = batch(10, 10 * rank)
+                    parts.append(functional.mse_loss(model(x, rank == 0), y))
+                else:
+                    parts.append(loss_of(case, model, rank))
+            loss = torch.stack(parts).mean()
+            loss.backward()
+            return loss
+
+        if case.startswith("accumulated"):
+            micro_batches(case, model, optimizer, world, step)
+        else:
+            optimizer.step(closure)
+        path.append(flat(model))
+    return path
+
+
+def micro_batches(case: str, model: nn.Module, optimizer: RegNewton, world: int, step: int) -> None:
+    """Gradient of both micro-batches, twice the curvature of the second; or all inside."""
+    losses = lambda seed: torch.stack(  # noqa: E731
+        [loss_of(case, model, rank, seed) for rank in range(world)]
+    ).mean()
+    optimizer.zero_grad()
+    if case == "accumulated":
+        losses(2 * step).backward()
+
+    def closure() -> Tensor:
+        if case == "accumulated":
+            loss = losses(2 * step + 1)
+        else:
+            optimizer.zero_grad()
+            loss = losses(2 * step) + losses(2 * step + 1)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def apart(case: str, rank: int) -> list[Tensor]:
+    inner: nn.Module = Unused(rank) if case == "unused" else network(3)
+    model = DistributedDataParallel(inner, find_unused_parameters=case == "unused")
+    optimizer = RegNewton(model.parameters(), **CASES[case])
+    path = []
+    for step in range(STEPS):
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = loss_of(case, model, rank)
+            loss.backward()
+            return loss
+
+        def last_micro_batch(step: int = step) -> Tensor:
+            loss = loss_of(case, model, rank, 2 * step + 1)
+            loss.backward()
+            return loss
+
+        def both_micro_batches(step: int = step) -> None:
+            optimizer.zero_grad()
+            with model.no_sync():
+                loss_of(case, model, rank, 2 * step).backward()
+            loss_of(case, model, rank, 2 * step + 1).backward()
+
+        if case == "accumulated":
+            optimizer.zero_grad()
+            with model.no_sync():
+                loss_of(case, model, rank, 2 * step).backward()
+            optimizer.step(last_micro_batch)
+        elif case == "accumulated_inside":
+            optimizer.step(both_micro_batches)
+        else:
+            optimizer.step(closure)
+        path.append(flat(inner))
+    return path
+
+
+def error_of(case: str, rank: int) -> str:
+    """The message of a set-up that cannot work."""
+    inner = network(3, norm=True)
+    model = DistributedDataParallel(inner)
+    optimizer = RegNewton(inner.parameters())
+    before = [value.clone() for value in inner.state_dict().values()]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(case, inner if case == "unwrapped" else model, rank)
+        if case == "one_rank_nan" and rank == 1:
+            loss = loss * float("nan")
+        if case == "one_rank_fails" and rank == 1:
+            raise ArithmeticError("broken batch")
+        loss.backward()
+        return loss
+
+    try:
+        if case == "no_sync":
+            with model.no_sync():
+                optimizer.step(closure)
+        else:
+            optimizer.step(closure)
+    except Exception as error:
+        after = inner.state_dict().values()
+        same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        return f"{type(error).__name__}: {error}" + ("" if same else " (and moved)")
+    return "no error"
+
+
+def batch_norm(rank: int) -> list[Tensor]:
+    """Buffers are counted once a step, and every rank has the same weights."""
+    inner = network(1, norm=True)
+    model = DistributedDataParallel(inner)
+    optimizer = RegNewton(model.parameters())
+    for _ in range(STEPS):
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = loss_of("auto", model, rank)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    return [flat(inner), inner[1].num_batches_tracked.clone()]
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=120),
+    )
+    results: dict[str, Any] = {case: apart(case, rank) for case in CASES}
+    for case in ("unwrapped", "no_sync", "one_rank_nan", "one_rank_fails"):
+        results[case] = error_of(case, rank)
+        dist.barrier()
+    results["batch_norm"] = batch_norm(rank)
+    torch.save(results, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
