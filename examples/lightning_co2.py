@@ -5,8 +5,10 @@
 A Trainer with a `CurvatureMonitor` and a CSV logger fits the weekly Mauna Loa record. Printed are
 the errors of the fit and the curvature at the end; saved are the CSV log, and a picture drawn
 from it: the smallest eigenvalues of H and of H + lambda I, and the extreme ones of the neural
-tangent kernel and of its Newton counterpart. With RegNewton, lambda is that of the step before each
-measurement; for the other optimizers it is the fixed one that the width rule gives.
+tangent kernel and of its Newton counterpart. Three more pictures show all eigenvalues: those of H
+over the training, its margin of definiteness, and both kernels at three steps. With RegNewton,
+lambda is that of the step before each measurement; for the other optimizers it is the fixed one
+that the width rule gives.
 """
 
 from __future__ import annotations
@@ -55,20 +57,45 @@ class Regression(pl.LightningModule):
         return OPTIMIZERS[self.optimizer](self.parameters())
 
 
-def train(record: Record, optimizer: str, steps: int, output: Path) -> tuple[Regression, Path]:
+def some_rows(module: Regression, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Predictions for 64 weeks: the record is smooth, and kernels of more rows nearly singular."""
+    inputs, _ = batch
+    return module.net(inputs[:: len(inputs) // 64][:64])
+
+
+class Recorder(pl.Callback):
+    """Keeps every spectrum that the monitor before it measures.
+
+    Attributes:
+        spectra: the eigenvalues by step, and by ``"hessian"``, ``"ntk"`` and ``"nntk"``.
+    """
+
+    def __init__(self) -> None:
+        self.spectra: dict[int, dict[str, Tensor]] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        (monitor,) = (c for c in trainer.callbacks if isinstance(c, CurvatureMonitor))
+        self.spectra.setdefault(monitor.measured_at, dict(monitor.spectra))
+
+
+def train(
+    record: Record, optimizer: str, steps: int, output: Path, recorder: Recorder | None = None
+) -> tuple[Regression, Path]:
     """Fit the record in `steps` full-batch steps; returns the module and the CSV log."""
     pl.seed_everything(0, verbose=False)
     module = Regression(optimizer)
     seen = ~record.held_out
     batch = (record.inputs[seen], record.targets[seen])
     # More rows than 64 give kernels that are singular to rounding: the record is smooth.
-    monitor = CurvatureMonitor(every_n_steps=max(1, steps // 40), max_rows=64)
+    monitor = CurvatureMonitor(
+        every_n_steps=max(1, steps // 40), outputs=some_rows, max_overhead=None
+    )
     logger = pl.loggers.CSVLogger(output, name="lightning_co2", version=optimizer)
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
         precision="64-true",
-        callbacks=[monitor],
+        callbacks=[monitor, recorder or Recorder()],
         logger=logger,
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -131,6 +158,31 @@ def draw(log: pd.DataFrame, title: str, path: Path) -> None:
         plt.close(figure)
 
 
+def draw_spectra(recorder: Recorder, log: pd.DataFrame, stem: Path) -> list[Path]:
+    """Three pictures: the Hessian's spectrum over the training, its margin, and the kernels."""
+    from lightning_callbacks.figures import heat_map_figure, kernel_figure, margin_figure
+
+    steps = sorted(recorder.spectra)
+    spectra = [recorder.spectra[step] for step in steps]
+    measured = log.dropna(subset="hessian/lambda_min")
+    low, shifted = measured["hessian/lambda_min"], measured["hessian/damped_lambda_min"]
+    chosen = [0, len(steps) // 4, len(steps) - 1]
+    figures = {
+        "spectrum": heat_map_figure(steps, [known["hessian"] for known in spectra]),
+        "margin": margin_figure(list(measured["step"]), list(low), list(shifted - low)),
+        "kernels": kernel_figure(
+            [steps[i] for i in chosen],
+            [spectra[i]["ntk"] for i in chosen],
+            [spectra[i]["nntk"] for i in chosen],
+        ),
+    }
+    paths = []
+    for name, figure in figures.items():
+        paths.append(stem.with_name(f"{stem.name}_{name}.png"))
+        figure.savefig(paths[-1])
+    return paths
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="newton")
@@ -143,12 +195,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*logs directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     record = load_co2()
-    module, csv = train(record, options.optimizer, options.steps, options.output)
+    recorder = Recorder()
+    module, csv = train(record, options.optimizer, options.steps, options.output, recorder)
     log = pd.read_csv(csv)
     print_numbers(module, record, log)
-    picture = options.output / f"lightning_co2_{options.optimizer}.png"
-    draw(log, f"Weekly CO$_2$ at Mauna Loa, {NAMES[options.optimizer]}", picture)
-    print(f"log      {csv}\npicture  {picture}")
+    stem = options.output / f"lightning_co2_{options.optimizer}"
+    draw(log, f"Weekly CO$_2$ at Mauna Loa, {NAMES[options.optimizer]}", stem.with_suffix(".png"))
+    print(f"log      {csv}\npicture  {stem.with_suffix('.png')}")
+    for picture in draw_spectra(recorder, log, stem):
+        print(f"picture  {picture}")
 
 
 if __name__ == "__main__":

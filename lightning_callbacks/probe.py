@@ -10,9 +10,26 @@ from typing import Any
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 OfBatch = Callable[[Any, Any], Tensor]
 """A function of (module, batch)."""
+
+
+def probe_batches(trainer: Any, module: Any, probe: Any) -> list[Any]:
+    """The batches that `probe` stands for, as the trainer would hand them to ``training_step``.
+
+    Args:
+        trainer: the trainer.
+        module: its module.
+        probe: a batch; a DataLoader, of which all batches are taken; or a callable of the
+            module that returns a batch.
+    """
+    if isinstance(probe, DataLoader):
+        batches = list(probe)
+    else:
+        batches = [probe(module) if callable(probe) else probe]
+    return [moved(trainer, module, batch) for batch in batches]
 
 
 def copy_of(batch: Any) -> Any:

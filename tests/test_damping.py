@@ -11,7 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torch_newton import Adaptive, Attempt, Fixed, Path, Scale, Step, Stop, WidthScaled, width
+from torch_newton import (
+    Adaptive,
+    Arm,
+    Attempt,
+    Fixed,
+    KernelMin,
+    Path,
+    ResidualFollowing,
+    Scale,
+    Step,
+    Stop,
+    WidthScaled,
+    width,
+)
 from torch_newton.damping import RetryingRule, damping_rule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -37,6 +50,7 @@ STEP = Step(
     scale=3.0,
     width=16,
     path=Path.PLAIN,
+    arm=Arm.HESSIAN,
 )
 
 ATTEMPT = Attempt(
@@ -45,9 +59,9 @@ ATTEMPT = Attempt(
 
 
 def test_adaptive_starts_at_the_width_scaled_curvature() -> None:
-    assert Adaptive()(None, SCALE) == pytest.approx(3.0 / 16**0.25)
+    assert Adaptive()(None, SCALE) == pytest.approx(1e-2 * 3.0 / 16**0.25)
     assert Adaptive(start=10, exponent=0.5)(None, SCALE) == pytest.approx(10 * 3.0 / 4)
-    assert Adaptive(exponent=0.0)(None, SCALE) == 3.0
+    assert Adaptive(start=1.0, exponent=0.0)(None, SCALE) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -66,6 +80,17 @@ def test_adaptive_starts_at_the_width_scaled_curvature() -> None:
 def test_adaptive_follows_the_ratio_as_nielsen_says(ratio: float, factor: float) -> None:
     step = replace(STEP, ratio=ratio)
     assert Adaptive()(step, SCALE) == pytest.approx(0.5 * factor)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "factor"),
+    [(0.001, 1.0), (0.25, 1.0), (0.26, 0.5), (0.4, 0.5), (0.75, 0.5), (0.76, 0.2), (2.0, 0.2)],
+)
+@pytest.mark.parametrize("arm", [Arm.GAUSS_NEWTON, Arm.SCALED_GAUSS_NEWTON])
+def test_adaptive_lowers_lambda_though_the_ratio_of_gauss_newton_stays_below_one(
+    arm: Arm, ratio: float, factor: float
+) -> None:
+    assert Adaptive()(replace(STEP, arm=arm, ratio=ratio), SCALE) == pytest.approx(0.5 * factor)
 
 
 def test_adaptive_doubles_after_negative_curvature_whatever_the_ratio() -> None:
@@ -134,8 +159,12 @@ def test_adaptive_is_proportional_to_the_loss(c: float, ratio: float, negative: 
     step = replace(STEP, ratio=ratio, negative_curvature=negative)
     scaled = replace(step, damping=c * step.damping)
     bigger = replace(SCALE, curvature=c * SCALE.curvature)
-    assert Adaptive()(None, bigger) == pytest.approx(c * Adaptive()(None, SCALE), abs=0.0)
-    assert Adaptive()(scaled, bigger) == pytest.approx(c * Adaptive()(step, SCALE), abs=0.0)
+    assert Adaptive()(None, bigger) == pytest.approx(
+        c * Adaptive()(None, SCALE), rel=1e-12, abs=0.0
+    )
+    assert Adaptive()(scaled, bigger) == pytest.approx(
+        c * Adaptive()(step, SCALE), rel=1e-12, abs=0.0
+    )
 
 
 @given(st.integers(1, 10**6), st.floats(0.5, 0.99), st.floats(1e-3, 10), st.floats(0.1, 100))
@@ -152,8 +181,10 @@ def test_width_scaled_does_not_depend_on_width_at_beta_one_half() -> None:
     assert {rule(None, replace(SCALE, width=n)) for n in (1, 10, 1000)} == {0.3}
 
 
-def test_only_the_adaptive_rule_makes_a_ratio_test() -> None:
+def test_which_rules_make_a_ratio_test() -> None:
     assert isinstance(Adaptive(), RetryingRule)
+    assert isinstance(KernelMin(), RetryingRule)
+    assert not isinstance(ResidualFollowing(), RetryingRule)
     assert not isinstance(WidthScaled(), RetryingRule)
     assert not isinstance(Fixed(1.0), RetryingRule)
     assert not isinstance(lambda last, scale: 1.0, RetryingRule)
@@ -222,7 +253,11 @@ def test_callable_sees_the_last_step_and_the_scale() -> None:
     assert first.damping == 1.0
     assert optimizer.last_step.damping == 1.5
     # The Hessian is 2 I, so |H g| / |g| = 2, at the first step and ever after.
-    assert [scale for _, scale in seen] == [Scale(2.0, 7, torch.finfo(x.dtype).eps)] * 2
+    epsilon = torch.finfo(x.dtype).eps
+    assert [scale for _, scale in seen] == [
+        Scale(2.0, 7, epsilon, 5.0, 5.0),
+        Scale(2.0, 7, epsilon, first.loss_after, 5.0),
+    ]
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])

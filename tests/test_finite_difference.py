@@ -117,7 +117,7 @@ def test_a_graph_that_ends_falls_back_with_one_warning_and_stays() -> None:
     model = nn.Sequential(nn.Linear(2, 6), Once(), nn.Linear(6, 1))
     x, y = randn(20, 2, seed=1), randn(20, 1, seed=2)
     loss = lambda: functional.mse_loss(model(x), y)  # noqa: E731
-    optimizer = RegNewton(model.parameters())
+    optimizer = RegNewton(model.parameters(), curvature="hessian")
     first = loss().item()
     with pytest.warns(UserWarning, match="finite differences of gradients"):
         optimizer.step(closure_of(optimizer, loss))
@@ -125,7 +125,7 @@ def test_a_graph_that_ends_falls_back_with_one_warning_and_stays() -> None:
         warnings.simplefilter("error")
         for _ in range(10):
             optimizer.step(closure_of(optimizer, loss))
-        resumed = RegNewton(model.parameters())
+        resumed = RegNewton(model.parameters(), curvature="hessian")
         resumed.load_state_dict(optimizer.state_dict())
         resumed.step(closure_of(resumed, loss))
     assert loss().item() < 0.5 * first
@@ -135,7 +135,7 @@ def test_exact_products_that_were_asked_for_are_not_replaced() -> None:
     model = nn.Sequential(nn.Linear(2, 6), Once(), nn.Linear(6, 1))
     x = randn(20, 2, seed=1)
     before = flatten(model.parameters()).detach().clone()
-    optimizer = RegNewton(model.parameters(), hvp="exact")
+    optimizer = RegNewton(model.parameters(), curvature="hessian", hvp="exact")
     with pytest.raises(NotTwiceDifferentiableError, match="differentiable once only"):
         optimizer.step(closure_of(optimizer, lambda: model(x).square().mean()))
     assert same_bits(flatten(model.parameters()), before)
@@ -151,7 +151,7 @@ def test_a_compiled_model_trains(backend: str) -> None:
     once = copy.deepcopy(model)
     once(x)
     compiled = torch.compile(model, backend=backend)
-    optimizer = newton(model.parameters())
+    optimizer = newton(model.parameters(), curvature="hessian")
     loss = lambda: functional.mse_loss(compiled(x), y)  # noqa: E731
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -177,7 +177,7 @@ def _has_compiler() -> bool:
 
 def test_a_squared_norm_at_zero_is_stepped_from_all_the_same() -> None:
     weight, target = nn.Parameter(torch.zeros(3)), torch.tensor([1.0, 2.0, 3.0])
-    optimizer = newton([weight])
+    optimizer = newton([weight], curvature="hessian")
     loss = lambda: (weight - target).square().sum() + weight.norm() ** 2  # noqa: E731
     with pytest.warns(UserWarning, match=r"x\.square\(\)\.sum\(\)"):
         optimizer.step(closure_of(optimizer, loss))
@@ -224,7 +224,7 @@ def test_attention_works_out_of_the_box(kind: str) -> None:
     loss = lambda: functional.mse_loss(run(x).reshape(y.shape), y)  # noqa: E731
     with warnings.catch_warnings(), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
         warnings.simplefilter("error")
-        optimizer = RegNewton(model.parameters())
+        optimizer = RegNewton(model.parameters(), curvature="hessian")
         losses = [optimizer.step(closure_of(optimizer, loss)).item() for _ in range(4)]
     assert losses[-1] < losses[0]
 
@@ -234,7 +234,7 @@ def test_recurrent_networks_work(kind: Any) -> None:
     torch.manual_seed(0)
     model = kind(2, 4, batch_first=True)
     x, y = randn(3, 5, 2, seed=1), randn(3, 5, 4, seed=2)
-    optimizer = RegNewton(model.parameters())
+    optimizer = RegNewton(model.parameters(), curvature="hessian")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses = [
@@ -252,7 +252,7 @@ def test_recurrent_networks_work_where_cudnn_would_run_them(kind: Any) -> None:
     torch.manual_seed(0)
     model = kind(2, 4, batch_first=True).cuda()
     x, y = randn(3, 5, 2, seed=1).cuda(), randn(3, 5, 4, seed=2).cuda()
-    optimizer = RegNewton(model.parameters())
+    optimizer = RegNewton(model.parameters(), curvature="hessian")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses = [

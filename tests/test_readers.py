@@ -276,6 +276,14 @@ def test_layer_norm_inside_a_differential_equation() -> None:
     assert found is None or torch.allclose(found.dense(), expected, atol=1e-12)
 
 
+def test_long_chains_of_operations_are_walked_without_recursion() -> None:
+    w = randn(3, 2).requires_grad_()
+    z = torch.tanh(POINTS @ w)
+    for _ in range(3000):
+        z = -z
+    check(z, [w])
+
+
 UNREADABLE: dict[str, Callable[[], Graph]] = {
     "one matrix for each sample": lambda: functional(
         lambda w: torch.bmm(X, w).tanh().sum((1, 2)), (6, 3, 5)

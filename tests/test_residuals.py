@@ -204,6 +204,14 @@ UNRECOGNISED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda z: functional.cross_entropy(z, LABELS, weight=CLASS_WEIGHTS - 0.7),
         "LogSoftmax",
     ),
+    "learned variance": (
+        lambda z: functional.gaussian_nll_loss(z[:, :1], Y[:, :1], z[:, 1:2].exp()),
+        "Log",
+    ),
+    "probabilities": (
+        lambda z: functional.binary_cross_entropy(z.sigmoid(), PROBABILITIES),
+        "BinaryCrossEntropy",
+    ),
     "positive log-likelihood": (lambda z: -functional.cross_entropy(z, LABELS), "LogSoftmax"),
 }
 

@@ -17,8 +17,10 @@ from torch_newton import (
     from_dense,
     hessian,
     identity,
+    inertia,
     lanczos,
     negative_fraction,
+    trace,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -300,7 +302,10 @@ def test_orthogonality_survives_many_steps() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    for function in (lambda A: lanczos(A, 3), extreme_eigenvalues, negative_fraction):
+    functions = (
+        lambda A: lanczos(A, 3), extreme_eigenvalues, negative_fraction, inertia, trace,
+    )  # fmt: skip
+    for function in functions:
         with pytest.raises(ValueError, match="square, not 2 x 3"):
             function(from_dense(torch.ones(2, 3)))
     with pytest.raises(ValueError, match="max_iter must be positive"):
@@ -309,6 +314,12 @@ def test_wrong_arguments_are_refused() -> None:
         extreme_eigenvalues(identity(2), max_iter=0)
     with pytest.raises(ValueError, match="probes must be positive"):
         negative_fraction(identity(2), probes=0)
+    with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
+        negative_fraction(identity(2), confidence=1.0)
+    with pytest.raises(ValueError, match="at least 6 products"):
+        trace(identity(9), products=5)
+    with pytest.raises(ValueError, match="not finite"):
+        inertia(from_dense(torch.full((2, 2), math.nan)))
 
 
 # Seeds.
@@ -334,42 +345,3 @@ def test_seed_decides_and_the_global_random_state_is_neither_read_nor_moved() ->
     assert first[1:] == second[1:]
     assert first[1] != other[1]
     assert not torch.equal(first[0].tridiagonal.diagonal, other[0].tridiagonal.diagonal)
-
-
-# The negative share.
-
-
-@pytest.mark.parametrize(("values", "share"), [([1.0, 2.0, 3.0], 0.0), ([-1.0, -2.0], 1.0)])
-def test_share_of_definite_matrices_is_exact(values: list[float], share: float) -> None:
-    fraction = negative_fraction(from_dense(symmetric_with(values)))
-    assert fraction.value == pytest.approx(share, abs=1e-12)
-    assert fraction.standard_error == pytest.approx(0.0, abs=1e-12)
-
-
-@given(st.integers(1, 12), st.integers(0, 12), seeds)
-def test_share_of_each_probe_is_its_weight_on_negative_eigenvectors(
-    n: int, negative: int, seed: int
-) -> None:
-    negative = min(n, negative)
-    values = torch.cat([-torch.rand(negative) - 0.1, torch.rand(n - negative) + 0.1])
-    matrix = symmetric_with(values, seed=seed)
-    fraction = negative_fraction(from_dense(matrix), probes=3, steps=n, seed=seed)
-    eigenvalues, vectors = torch.linalg.eigh(matrix)
-    shares = []
-    for probe in range(3):
-        v = vectors.T @ torch.randn(n, generator=generator(seed + probe), dtype=torch.float64)
-        shares.append(float(v[eigenvalues < 0].square().sum() / v.square().sum()))
-    expected = torch.tensor(shares)
-    assert fraction.value == pytest.approx(float(expected.mean()), abs=1e-8)
-    assert fraction.standard_error == pytest.approx(float(expected.std() / math.sqrt(3)), abs=1e-8)
-
-
-def test_share_of_a_large_matrix_lies_within_its_error() -> None:
-    values = torch.linspace(-1, 3, 400)
-    fraction = negative_fraction(from_dense(torch.diag(values)), probes=20, steps=40)
-    assert 0 < fraction.standard_error < 0.02
-    assert abs(fraction.value - 0.25) < 4 * fraction.standard_error
-
-
-def test_one_probe_has_no_standard_error() -> None:
-    assert math.isnan(negative_fraction(identity(3), probes=1).standard_error)

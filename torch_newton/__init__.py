@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from . import limit, nn
 from .cg import Solution, Tridiagonal, conjugate_gradient
 from .closure import Captured, ClosureError, NonFiniteLossError, capture
 from .curvature import (
@@ -15,21 +16,24 @@ from .curvature import (
     tangent_kernel,
 )
 from .damping import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
+from .density import SpectralDensity, negative_fraction, spectral_density
+from .inertia import Fraction, Inertia, inertia
+from .kernel_rows import KernelError
+from .kernels import KernelSpectrum, kernel_spectrum, tangent_gram
+from .lanczos import Lanczos, lanczos
 from .minres import minimum_residual
+from .newton_kernels import newton_tangent_gram
+from .nystrom import Nystrom
+from .observation import Observation
 from .operators import LinearOperator, damped, from_dense, identity
 from .optimizer import RegNewton
 from .residuals import Residuals, Term, find_residuals
+from .sampled_rows import SampledRows
 from .solve import SolveError, inverse
-from .spectrum import (
-    Eigenvalue,
-    Extremes,
-    Fraction,
-    Lanczos,
-    extreme_eigenvalues,
-    lanczos,
-    negative_fraction,
-)
-from .step import Path, Step, Stop
+from .spectrum import Eigenvalue, Extremes, extreme_eigenvalues
+from .step import Arm, Path, Step, Stop
+from .theory_damping import KernelMin, ResidualFollowing
+from .trace import Trace, trace
 
 try:
     __version__ = version("torch-newton")
@@ -38,6 +42,7 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 __all__ = [
     "Adaptive",
+    "Arm",
     "Attempt",
     "Captured",
     "ClosureError",
@@ -45,19 +50,29 @@ __all__ = [
     "Extremes",
     "Fixed",
     "Fraction",
+    "Inertia",
+    "KernelError",
+    "KernelMin",
+    "KernelSpectrum",
     "Lanczos",
     "LinearOperator",
     "NonFiniteLossError",
     "NotTwiceDifferentiableError",
+    "Nystrom",
+    "Observation",
     "Path",
     "RegNewton",
+    "ResidualFollowing",
     "Residuals",
+    "SampledRows",
     "Scale",
     "Solution",
     "SolveError",
+    "SpectralDensity",
     "Step",
     "Stop",
     "Term",
+    "Trace",
     "Tridiagonal",
     "WidthScaled",
     "capture",
@@ -71,12 +86,20 @@ __all__ = [
     "gradient_and_hessian",
     "hessian",
     "identity",
+    "inertia",
     "inverse",
     "jacobian",
+    "kernel_spectrum",
     "lanczos",
+    "limit",
     "minimum_residual",
     "negative_fraction",
+    "newton_tangent_gram",
     "newton_tangent_kernel",
+    "nn",
+    "spectral_density",
+    "tangent_gram",
     "tangent_kernel",
+    "trace",
     "width",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from .batched import Batched
 from .flat import flatten, unflatten
 from .graph import reachable
 from .operators import LinearOperator, damped, symmetric
@@ -116,8 +117,12 @@ def hessian_from_gradient(
             raise _explained(error) from error
         return flatten(products).detach()
 
+    indices = [i for i, _ in live]
+    has_graph = [i in indices for i in range(len(params))]
+    matmat = Batched([grad for _, grad in live], has_graph, params, params, product)
     size = sum(param.numel() for param in params)
-    return symmetric(size, product, dtype=params[0].dtype, device=params[0].device)
+    dtype, device = params[0].dtype, params[0].device
+    return symmetric(size, product, dtype=dtype, device=device, matmat=matmat)
 
 
 def jacobian(outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
@@ -161,10 +166,17 @@ def jacobian_at(
         )
         return flatten(grads)
 
+    pulled: list[tuple[Tensor, Tensor]] = []
+
     def push_forward(v: Tensor) -> Tensor:
-        u = torch.zeros(rows, dtype=v.dtype, device=v.device, requires_grad=True)
+        if not pulled:  # linear in u, so that one graph serves every v
+            u = torch.zeros(rows, dtype=v.dtype, device=v.device, requires_grad=True)
+            pulled.append((u, pull_back(u, create_graph=True)))
+        u, gradient = pulled[0]
+        if not gradient.requires_grad:
+            return torch.zeros_like(u)
         (product,) = torch.autograd.grad(
-            pull_back(u, create_graph=True), u, v, allow_unused=True, materialize_grads=True
+            gradient, u, v, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         return product.detach()
 
@@ -176,6 +188,7 @@ def jacobian_at(
         lambda u: pull_back(u).detach(),
         params[0].dtype,
         params[0].device,
+        rmatmat=Batched(parts, live, like, params, lambda u: pull_back(u).detach()),
     )
 
 

@@ -28,11 +28,20 @@ class Scale:
             It grows with the loss as the Hessian does, is positive, and costs one product.
         width: n, the network's width.
         epsilon: the distance from 1 to the next number in the parameters' dtype.
+        loss: L at the start of the step.
+        first_loss: L at the start of the first step.
+        kernel: smallest and largest eigenvalue of the tangent kernel in the units of lambda,
+            that is of the smaller of J J^T and J^T J with the square root of the loss's second
+            derivative multiplied into J; computed when called. None where the Jacobian's rows
+            are not in hand.
     """
 
     curvature: float
     width: int
     epsilon: float
+    loss: float = math.nan
+    first_loss: float = math.nan
+    kernel: Callable[[], tuple[float, float]] | None = None
 
     def width_to(self, exponent: float) -> float:
         """n ** exponent."""
@@ -90,6 +99,20 @@ class Fixed:
         return self.value
 
 
+def check_beta(owner: str, beta: float) -> float:
+    """`beta`, the exponent of a network's output scaling N^-beta, for what `owner` makes of it.
+
+    Raises:
+        ValueError: it is not in [1/2, 1).
+    """
+    if not 0.5 <= beta < 1:
+        raise ValueError(
+            f"{owner} needs an output scaling of 1/2 <= beta < 1, not {beta}: below, the output "
+            "grows with the width; from 1 on no exponent of the damping is admissible"
+        )
+    return beta
+
+
 @dataclass(frozen=True)
 class WidthScaled:
     r"""The paper's fixed damping, :math:`\gamma_N = q\,\gamma\,N^{1-2\beta}`.
@@ -98,11 +121,21 @@ class WidthScaled:
     damping, the regularized Hessian of a wide enough one-hidden-layer network stays positive
     definite while it trains, and the Newton neural tangent kernel has a limit.
 
+    Another exponent, :math:`q\,\gamma\,N^{-\delta}`, is admissible for
+    :math:`2\beta - 1 \le \delta < \beta` by our own derivation: the indefinite part of the
+    Hessian is of the order :math:`RMS(r)\,N^{-\beta}`, so that a damping of a larger
+    :math:`\delta` ends below it, while one of a smaller :math:`\delta` outgrows the kernel,
+    whose eigenvalues are of the order :math:`N^{1-2\beta}`, and stops all motion. Above
+    :math:`2\beta - 1` the rates :math:`\kappa/(\kappa + \gamma_N N^{2\beta-1})` tend to one.
+
     Args:
-        gamma: the constant in front.
+        gamma: the constant in front. At finite width it takes
+            :math:`\gamma > C\,RMS(r)\,N^{-(\beta - \delta)}` for a definite matrix; the
+            optimizer warns where it meets negative curvature.
         beta: exponent of the output scaling, in [1/2, 1).
         loss_factor: q, the loss over :math:`\sum_m (f(x_m) - y_m)^2 / (2M)`, with K outputs:
             1 for that loss itself, 2/K for ``MSELoss()``, 2M for a sum of squares.
+        exponent: delta; 2 beta - 1, the paper's, where None.
 
     Raises:
         ValueError: a constant is out of its range.
@@ -111,15 +144,34 @@ class WidthScaled:
     gamma: float = 0.1
     beta: float = 0.52
     loss_factor: float = 1.0
+    exponent: float | None = None
 
     def __post_init__(self) -> None:
         if not (self.gamma > 0 and self.loss_factor > 0):
             raise ValueError("WidthScaled needs gamma > 0 and loss_factor > 0")
-        if not 0.5 <= self.beta < 1:
-            raise ValueError(f"WidthScaled needs 1/2 <= beta < 1, not beta = {self.beta}")
+        check_beta("WidthScaled", self.beta)
+        low, high = 2 * self.beta - 1, self.beta
+        if not low <= self.delta < high:
+            below = self.delta < low
+            raise ValueError(
+                f"WidthScaled needs 2 beta - 1 <= exponent < beta, here [{low:g}, {high:g}), not "
+                f"{self.delta:g}: "
+                + (
+                    "a smaller one lets the damping outgrow the kernel, and training stops as "
+                    "the width grows"
+                    if below
+                    else "a larger one lets the damping fall below the Hessian's indefinite part "
+                    "as the width grows; give damping a number to use one at a single width"
+                )
+            )
+
+    @property
+    def delta(self) -> float:
+        """The exponent in use."""
+        return 2 * self.beta - 1 if self.exponent is None else self.exponent
 
     def __call__(self, last: Step | None, scale: Scale) -> float:
-        return self.loss_factor * self.gamma * scale.width_to(1 - 2 * self.beta)
+        return self.loss_factor * self.gamma * scale.width_to(-self.delta)
 
 
 @dataclass(frozen=True)
@@ -128,23 +180,26 @@ class Adaptive:
 
     s is the curvature scale and n the width, so that the start has the paper's dependence on
     width in the paper's setting and does not depend on how the loss is scaled or reduced. After
-    a step with ratio :math:`\rho` of actual to predicted reduction, lambda is multiplied by
-    :math:`\max(1/3,\,1-(2\min(\rho, 3/2)-1)^3)` (Nielsen 1999, *Damping parameter in Marquardt's
-    method*), by 2 where the solver met negative curvature, and kept within
+    a step with the exact Hessian and a ratio :math:`\rho` of actual to predicted reduction,
+    lambda is multiplied by :math:`\max(1/3,\,1-(2\min(\rho, 3/2)-1)^3)` (Nielsen 1999, *Damping
+    parameter in Marquardt's method*), and by 2 where the solver met negative curvature. A
+    Gauss-Newton model leaves out what the Hessian has beside it, and a network of ReLUs has kinks
+    within every step, so that the ratio settles well below one at any lambda; there it is
+    multiplied by 1/5 for a ratio above 3/4 and by 1/2 above 1/4. It is kept within
     [:math:`10\varepsilon s`, :math:`10^6 s`].
 
     Args:
         start: lambda_0.
         exponent: delta.
-        stochastic: whether each step sees another batch; lambda then stays above 1 % of its
-            start, because a smaller one fits the batch and not the data.
+        stochastic: whether each step sees another batch; lambda then stays above 1 % of
+            :math:`s n^{-\delta}`, because a smaller one fits the batch and not the data.
         attempts: how many values of lambda a step may try.
 
     Raises:
         ValueError: `start` is not positive, or `attempts` is not.
     """
 
-    start: float = 1.0
+    start: float = 1e-2
     exponent: float = 0.25
     stochastic: bool = False
     attempts: int = 8
@@ -161,8 +216,11 @@ class Adaptive:
         if not last.accepted or math.isnan(last.ratio):  # nothing was learned: lr was zero
             return self._clip(last.damping, scale)
         if last.negative_curvature:
-            return self._clip(2 * last.damping, scale)
-        factor = max(1 / 3, 1 - (2 * min(last.ratio, 1.5) - 1) ** 3)
+            factor = 2.0
+        elif last.arm.exact:
+            factor = max(1 / 3, 1 - (2 * min(last.ratio, 1.5) - 1) ** 3)
+        else:
+            factor = 1 / 5 if last.ratio > 3 / 4 else 1 / 2 if last.ratio > 1 / 4 else 1.0
         return self._clip(factor * last.damping, scale)
 
     def accepts(self, attempt: Attempt) -> bool:
@@ -185,7 +243,7 @@ class Adaptive:
     def _clip(self, damping: float, scale: Scale) -> float:
         floor = max(10 * scale.epsilon, 1e-12) * scale.curvature
         if self.stochastic:
-            floor = 1e-2 * self._initial(scale)
+            floor = 1e-2 * self._initial(scale) / self.start
         return min(max(damping, floor), 1e6 * scale.curvature)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from .operators import LinearOperator, symmetric
 from .output_root import Root, output_root
 from .residuals import Residuals, Term
 from .rows import read_tangents
+from .scaling import Scaling
+from .symmetric_product import symmetric_product
 from .tangents import Tangents
 
 MAX_SIZE = 3000
@@ -45,7 +48,6 @@ class FunctionSpace:
         gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
-        gram: the smaller of the two.
     """
 
     def __init__(self, tangents: Tangents, target: Tensor, gradient: Tensor | None = None) -> None:
@@ -54,11 +56,19 @@ class FunctionSpace:
         self.gradient = tangents.pull(target) if gradient is None else gradient
         self.size = sum(param.numel() for param in tangents.like)
         self.dual = tangents.rows <= self.size
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
-            self.gram = tangents.gram()
-        else:
-            rows = tangents.dense()
-            self.gram = rows.T @ rows
+            return self.tangents.gram()
+        return symmetric_product(self.tangents.dense().T)
+
+    def scaled(self, scaling: Scaling) -> FunctionSpace:
+        r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
+        return FunctionSpace(
+            scaling.apply(self.tangents), self.target, scaling.vector * self.gradient
+        )
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""
@@ -68,6 +78,11 @@ class FunctionSpace:
             dtype=self.target.dtype,
             device=self.target.device,
         )
+
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue of `gram`."""
+        eigenvalues = torch.linalg.eigvalsh(self.gram)
+        return float(eigenvalues[0]), float(eigenvalues[-1])
 
     def at(self, damping: float) -> DampedInverse:
         """The inverse of the Gauss-Newton matrix plus `damping` times the identity."""
@@ -129,10 +144,31 @@ def function_space(
         derivatives: the gradient of the whole loss, where it is at hand: it spares a backward
             pass in checking what was read.
     """
-    terms = [term for term in residuals.terms if leaf(term.z.node) is None]
+    if not within_budget(residuals, params):
+        return None
+    found = read_rows(residuals, params, derivatives)
+    return None if found is None else FunctionSpace(*found)
+
+
+def within_budget(residuals: Residuals, params: Sequence[Tensor]) -> bool:
+    """Whether a system of as many rows, or as many parameters, can be factored at each step."""
     size = sum(param.numel() for param in params)
-    rows = sum(term.like.numel() for term in terms)
-    if rows == 0 or min(rows, size) > MAX_SIZE or (size < rows and rows * size > MAX_ENTRIES):
+    rows = sum(term.like.numel() for term in _of_outputs(residuals))
+    return min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES)
+
+
+def _of_outputs(residuals: Residuals) -> list[Term]:
+    return [term for term in residuals.terms if leaf(term.z.node) is None]
+
+
+def read_rows(
+    residuals: Residuals,
+    params: Sequence[Tensor],
+    derivatives: Sequence[Tensor | None] | None = None,
+) -> tuple[Tangents, Tensor, Tensor | None] | None:
+    """What a `FunctionSpace` is made of, for any number of rows."""
+    terms = _of_outputs(residuals)
+    if not terms:
         return None
     roots: list[Root] = []
     for term in terms:
@@ -152,7 +188,7 @@ def function_space(
     tangents = read_tangents(terms, params, roots, known)
     if tangents is None:
         tangents = tangents_by_autograd(terms, params, roots)
-    return None if tangents is None else FunctionSpace(tangents, target, gradient)
+    return None if tangents is None else (tangents, target, gradient)
 
 
 def _reach(pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[Root]) -> bool:

@@ -1,12 +1,13 @@
 """Autograd's graph, as far as this package reads it.
 
 The names of autograd's nodes and what they have saved are private to PyTorch. They are read here
-and interpreted in `residuals` and `tangents`, nowhere else; a graph that holds others is reported
-as not recognised, which costs speed and never correctness.
+and interpreted in `residuals`, `readers` and `views`, nowhere else; a graph that holds others is
+reported as not recognised, which costs speed and never correctness.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,3 +57,13 @@ def reachable(roots: Sequence[Node]) -> set[Node]:
                 seen.add(edge.node)
                 stack.append(edge.node)
     return seen
+
+
+def largest_gradient(roots: Sequence[Node]) -> int:
+    """Entries of the largest tensor that a backward pass from `roots` carries; 0 if not known."""
+    sizes = [
+        math.prod(int(length) for length in entry.shape)
+        for node in reachable(roots)
+        for entry in getattr(node, "_input_metadata", ())
+    ]
+    return max(sizes, default=0)

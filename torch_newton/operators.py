@@ -30,6 +30,8 @@ class LinearOperator:
         rmatvec: maps a vector of m entries to one of n.
         dtype: of the vectors it takes and returns.
         device: where they live.
+        matmat: maps an n x k matrix to one of m x k, where that is faster than k products.
+        rmatmat: the same for the transpose.
     """
 
     shape: tuple[int, int]
@@ -37,19 +39,29 @@ class LinearOperator:
     rmatvec: Product
     dtype: torch.dtype
     device: torch.device
+    matmat: Product | None = None
+    rmatmat: Product | None = None
 
     @property
     def T(self) -> LinearOperator:  # noqa: N802 - the name that NumPy and PyTorch use
         """The transpose."""
         rows, columns = self.shape
-        return LinearOperator((columns, rows), self.rmatvec, self.matvec, self.dtype, self.device)
+        return LinearOperator(
+            (columns, rows),
+            self.rmatvec,
+            self.matvec,
+            self.dtype,
+            self.device,
+            self.rmatmat,
+            self.matmat,
+        )
 
     @overload
     def __matmul__(self, other: Tensor) -> Tensor: ...
     @overload
     def __matmul__(self, other: LinearOperator) -> LinearOperator: ...
     def __matmul__(self, other: Tensor | LinearOperator) -> Tensor | LinearOperator:
-        """A @ v for a vector, A @ V column by column for a matrix, A @ B for an operator.
+        """A @ v for a vector, A @ V for a matrix of columns, A @ B for an operator.
 
         Raises:
             ValueError: the inner dimensions differ.
@@ -62,6 +74,8 @@ class LinearOperator:
         if isinstance(other, Tensor):
             if other.ndim == 1:
                 return self.matvec(other)
+            if self.matmat is not None:
+                return self.matmat(other)
             return torch.stack([self.matvec(column) for column in other.unbind(1)], dim=1)
         return LinearOperator(
             (self.shape[0], other.shape[1]),
@@ -69,6 +83,8 @@ class LinearOperator:
             lambda u: other.rmatvec(self.rmatvec(u)),
             self.dtype,
             self.device,
+            lambda V: self @ (other @ V),
+            lambda U: other.T @ (self.T @ U),
         )
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
@@ -88,6 +104,8 @@ class LinearOperator:
             lambda u: self.rmatvec(u) + other.rmatvec(u),
             self.dtype,
             self.device,
+            lambda V: self @ V + other @ V,
+            lambda U: self.T @ U + other.T @ U,
         )
 
     def __mul__(self, factor: float) -> LinearOperator:
@@ -98,6 +116,8 @@ class LinearOperator:
             lambda u: factor * self.rmatvec(u),
             self.dtype,
             self.device,
+            lambda V: factor * (self @ V),
+            lambda U: factor * (self.T @ U),
         )
 
     __rmul__ = __mul__
@@ -114,10 +134,15 @@ class LinearOperator:
 
 
 def symmetric(
-    size: int, matvec: Product, *, dtype: torch.dtype, device: torch.device
+    size: int,
+    matvec: Product,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    matmat: Product | None = None,
 ) -> LinearOperator:
     """The operator of a symmetric matrix, whose two products are one."""
-    return LinearOperator((size, size), matvec, matvec, dtype, device)
+    return LinearOperator((size, size), matvec, matvec, dtype, device, matmat, matmat)
 
 
 def identity(
@@ -129,6 +154,7 @@ def identity(
         lambda v: v,
         dtype=dtype or torch.get_default_dtype(),
         device=torch.device(device),
+        matmat=lambda V: V,
     )
 
 
@@ -136,6 +162,13 @@ def damped(operator: LinearOperator, damping: float) -> LinearOperator:
     """A + damping I, for a square A: the matrix that a regularized Newton step inverts."""
     size = operator.shape[0]
     return operator + damping * identity(size, dtype=operator.dtype, device=operator.device)
+
+
+def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
+    """E A E with E = diag(e), for a symmetric A: the same form in scaled variables."""
+    return symmetric(
+        len(e), lambda v: e * (operator @ (e * v)), dtype=operator.dtype, device=operator.device
+    )
 
 
 def from_dense(matrix: Tensor) -> LinearOperator:
@@ -147,4 +180,6 @@ def from_dense(matrix: Tensor) -> LinearOperator:
         lambda u: matrix.T @ u,
         matrix.dtype,
         matrix.device,
+        lambda V: matrix @ V,
+        lambda U: matrix.T @ U,
     )

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from .accumulation import BackwardCalls
+from .arms import History
 from .closure import Closure, ClosureError, NonFiniteLossError
 from .curvature import (
     NotTwiceDifferentiableError,
     check_twice_differentiable,
     differentiable_gradient,
-    hessian_from_gradient,
 )
 from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
-from .finite_difference import (
-    NonFiniteProductError,
-    finite,
-    finite_difference_hessian,
-    gradient_alone,
-)
+from .finite_difference import NonFiniteProductError, gradient_alone
 from .flat import flatten
-from .function_space import function_space
 from .model import Proposal, QuadraticModel
+from .observation import Observation, Observer
 from .options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
 from .preconditioners import Preconditioner
-from .residuals import find_residuals
-from .step import Step, Stop
+from .reading import Reading, read
+from .scaling import Scaling
+from .step import Path, Step, Stop, arms_of, mask_of
 from .trials import Trials
+
+PRODUCTS = {(True, True): 3, (True, False): 10, (False, True): 50, (False, False): 50}
+"""Products of a solve under an adaptive damping; keys: exact Hessian, in function space.
+
+There conjugate gradients start at the Gauss-Newton step, and a few products are worth most.
+"""
+
+SCALES = ("scaling_rows", "scaling_columns")
+"""Where the state of a parameter keeps its part of D; the first alone is the diagonal itself."""
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -65,20 +72,30 @@ class RegNewton(torch.optim.Optimizer):
             dtype, on one device.
         lr: length of the step in units of the solution d; 1 is Newton's method.
         damping: ``"auto"`` starts at :math:`\lambda_0 s n^{-1/4}` and adapts by a ratio test;
-            ``"width"`` is the paper's fixed :math:`\gamma N^{1-2\beta}`; a number is that
+            ``"width"`` is the paper's fixed :math:`\gamma N^{1-2\beta}`; ``"kernel_min"`` and
+            ``"residual"`` are `KernelMin` and `ResidualFollowing`; a number is that
             lambda, absolute and fixed; or a rule (see `torch_newton.damping`). With a fixed
             one the system is solved to `cg_tol`, also where it is indefinite, and the step is
             taken unless the loss is not finite there.
-        curvature: ``"hessian"``, or ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
-            the indefinite part; the loss must be one that `find_residuals` recognises.
+        curvature: ``"hessian"``; ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
+            the indefinite part; or ``"auto"``: each step takes what has gained most for its cost
+            (see `torch_newton.arms`), and the exact Hessian under a fixed damping. Gauss-Newton
+            needs a loss that `find_residuals` recognises. With ``damping=0.0`` it is undamped,
+            by least squares with a cut at the numerical rank: for fewer parameters than
+            residuals, with an `lr` such as 0.5.
         preconditioner: ``"auto"``, None, or a callable (see `torch_newton.preconditioners`).
-        cg_max_iter: products a solve may take. Where None: 10 for the Hessian and 50 for
-            Gauss-Newton under an adaptive damping, and enough for `cg_tol` under a fixed one.
+        cg_max_iter: products a solve may take. Where None: under an adaptive damping 3 for the
+            Hessian in function space, 10 elsewhere, 50 for Gauss-Newton; and enough for `cg_tol`
+            under a fixed one.
         cg_tol: relative residual at which a solve ends. Where None: 1e-8, or what the dtype can
             resolve if that is more, under a fixed damping, and
             :math:`\min(0.1, 0.1\sqrt{|g|/|g_0|})` under an adaptive one.
         width: n, where the inference from the parameters' shapes (`torch_newton.width`) is not
             what you mean.
+        scaling: ``"jacobian"`` puts :math:`\lambda D` in place of :math:`\lambda I`, with D like
+            the diagonal of :math:`J^T Q J` (see `torch_newton.scaling`); None does not; with
+            ``"auto"`` each step takes what has gained most, and :math:`\lambda I` under a fixed
+            damping.
         hvp: how the Hessian's products are taken. ``"exact"`` is by differentiating twice;
             ``"finite_difference"`` by central differences of the gradient, at two evaluations
             of the closure a product; ``"auto"`` is exact where the graph allows it.
@@ -95,11 +112,12 @@ class RegNewton(torch.optim.Optimizer):
         params: Any,
         lr: float | Tensor = 1.0,
         damping: str | float | DampingRule = "auto",
-        curvature: str = "hessian",
+        curvature: str = "auto",
         preconditioner: str | Preconditioner | None = "auto",
         cg_max_iter: int | None = None,
         cg_tol: float | None = None,
         width: int | None = None,
+        scaling: str | None = "auto",
         hvp: str = "auto",
         maximize: bool = False,
     ) -> None:
@@ -112,11 +130,13 @@ class RegNewton(torch.optim.Optimizer):
             cg_max_iter,
             cg_tol,
             width,
+            scaling,
             hvp,
             maximize,
         )
         self._warned = False
         self._backward_calls = BackwardCalls()
+        self._observers: OrderedDict[int, Observer] = OrderedDict()
         super().__init__(params, {"lr": lr})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -143,7 +163,21 @@ class RegNewton(torch.optim.Optimizer):
         self._backward_calls.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "options": self.options, "_warned": self._warned}
+        own = {"options": self.options, "_warned": self._warned, "_observers": OrderedDict()}
+        return {**super().__getstate__(), **own}
+
+    def register_observer(self, observer: Observer) -> RemovableHandle:
+        """Call `observer` with an `Observation` at every step, before the parameters move.
+
+        It may take products with what it is given, and must change nothing. A copy of the
+        optimizer has no observers.
+
+        Returns:
+            A handle whose ``remove()`` ends it.
+        """
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = observer
+        return handle
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -192,7 +226,7 @@ class RegNewton(torch.optim.Optimizer):
         try:
             return self._guarded(closure, params, differences)
         except NotTwiceDifferentiableError as error:
-            if differences or self.options.hvp == "exact" or self.options.curvature != "hessian":
+            if differences or self.options.hvp == "exact" or not self._exact():
                 raise
             warnings.warn(
                 f"{error} Until then products are taken by finite differences of gradients "
@@ -206,7 +240,7 @@ class RegNewton(torch.optim.Optimizer):
         self, closure: Closure | None, params: list[Tensor], differences: bool, lasting: bool = True
     ) -> Any:
         """One step, of which nothing is left where anything is raised."""
-        exact = not differences or self.options.curvature != "hessian"
+        exact = not (differences and self._exact())
         trials = Trials(
             closure,
             params,
@@ -236,29 +270,54 @@ class RegNewton(torch.optim.Optimizer):
                 raise
             raise
 
+    def _exact(self) -> bool:
+        """Whether a step may want products with the exact Hessian."""
+        return any(arm.exact for arm in self.options.arms())
+
     def _step(self, trials: Trials, exact: bool) -> Any:
-        """One step, in the order of the book: model, damping, solve, compare, move."""
+        """One step, in the order of the book: choose, model, damping, solve, compare, move."""
         params, options = trials.params, self.options
-        hessian = options.curvature == "hessian" and exact
-        captured, derivatives = trials.first(differentiable_gradient if hessian else gradient_alone)
         memory = self.state.get(self._first_param(), {})
-        if hessian and not memory:
-            check_twice_differentiable(derivatives)
+        history = History.from_numbers(memory["history"]) if "history" in memory else History()
+        among = options.arms() & arms_of(memory["among"]) if "among" in memory else options.arms()
+        planned = history.choose(among)
+        captured, derivatives = trials.first(
+            differentiable_gradient if planned.exact and exact else gradient_alone
+        )
         if not memory:
             trials.check_repeatable()
-        model = self._model(captured.loss, derivatives, trials, exact)
-        solved: dict[str, Any] | None = memory.get("last_solved")
-        s: float = memory.get("scale", 0.0)
+        if planned.exact and exact and not any(arm.exact for arm in history.plays):
+            check_twice_differentiable(derivatives)
+        gradient = flatten(trials.gradient())
+        if not bool(torch.isfinite(gradient).all()):
+            raise NonFiniteLossError(
+                "the gradient is not finite although the loss is: look for square roots and "
+                "norms at zero, and for overflow; the step changed nothing"
+            )
+        reading = read(captured.loss, params, derivatives, options, trials, exact)
+        among = reading.arms(options.arms())
+        arm = planned if planned in among else history.choose(among)
+        scaling = self._scaling(reading) if arm.scaled else None
+        model = reading.model(arm, gradient, scaling)
+
+        known = memory.get("arms", {})
+        # An arm not played before starts where its like of the same damping stands.
+        own = known.get(arm.name) or known.get(arm.alike.name) or {}
+        solved: dict[str, Any] | None = own.get("solved")
+        s: float = own.get("scale", 0.0)
         if s == 0.0 and model.gradient_norm > 0:
             s = model.scale()
         n = options.width or inferred_width(params)
-        scale = Scale(s, n, torch.finfo(params[0].dtype).eps)
-        first_norm = memory.get("first_gradient_norm", 0.0) or model.gradient_norm
+        loss = trials.loss
+        first_loss = memory.get("first_loss", loss)
+        epsilon = torch.finfo(params[0].dtype).eps
+        scale = Scale(s, n, epsilon, loss, first_loss, model.kernel_extremes)
+        first_norm = own.get("first_gradient_norm", 0.0) or model.gradient_norm
 
         step = Step(
             iteration=memory.get("step", 0) + 1,
-            loss=trials.loss,
-            loss_after=trials.loss,
+            loss=loss,
+            loss_after=loss,
             gradient_norm=model.gradient_norm,
             damping=0.0 if solved is None else solved["damping"],
             ratio=math.nan,
@@ -274,67 +333,55 @@ class RegNewton(torch.optim.Optimizer):
             scale=s,
             width=n,
             path=model.path,
+            arm=arm,
         )
         direction = None
         if model.gradient_norm > 0:
             last = None if solved is None else Step.from_numbers(solved)
             step, direction = self._attempts(step, model, trials, scale, last, first_norm)
             solved = step.numbers()
-        self._warn(step)
+            history = history.after(step, among)
+        for observer in list(self._observers.values()):
+            observer(
+                Observation(
+                    captured.loss,
+                    params,
+                    gradient,
+                    model.curvature if arm.exact else None,
+                    reading.space,
+                    None if scaling is None else scaling.vector,
+                    step,
+                )
+            )
+        self._warn(step, model)
 
         trials.finish(direction)
+        own = {"solved": solved, "scale": s, "first_gradient_norm": first_norm}
         self.state[self._first_param()].update(
             step=step.iteration,
-            scale=s,
-            first_gradient_norm=first_norm,
+            first_loss=first_loss,
             last_step=step.numbers(),
-            last_solved=solved,
+            arms={**known, arm.name: own},
+            among=mask_of(among),
+            history=history.numbers(),
         )
+        if scaling is not None:
+            for param, part in zip(params, scaling.parts, strict=True):
+                self.state[param].update(
+                    (name, tensor) for name, tensor in zip(SCALES, part or (), strict=False)
+                )
         if captured.returned is not None:
             return captured.returned
         return captured.loss.detach() * (-1 if options.maximize else 1)
 
-    def _model(
-        self, loss: Tensor, derivatives: Sequence[Tensor | None], trials: Trials, exact: bool
-    ) -> QuadraticModel:
-        params, options = trials.params, self.options
-        gradient = flatten(trials.gradient())
-        if not bool(torch.isfinite(gradient).all()):
-            raise NonFiniteLossError(
-                "the gradient is not finite although the loss is: look for square roots and "
-                "norms at zero, and for overflow; the step changed nothing"
-            )
-        prepare, at_damping, space = options.preconditioner, None, None
-        if callable(prepare):
-            at_damping = trials.ranks.preconditioner(prepare(loss, params))
-        if options.curvature == "hessian":
-            if exact:
-                curvature = hessian_from_gradient(derivatives, params)
-            else:
-                curvature = finite_difference_hessian(trials.gradient_at, params)
-            curvature = trials.curvature(curvature)
-            if exact and options.hvp == "auto":
-                curvature = finite(curvature)
-            if prepare == "auto" and (exact or _retained(loss, params)):
-                space = trials.space(function_space(find_residuals(loss), params, derivatives))
-            return QuadraticModel(gradient, curvature, at_damping, space)
-        residuals = find_residuals(loss)
-        if not residuals.terms or residuals.unrecognised:
-            raise ClosureError(
-                "curvature='gauss_newton' needs a loss that is a sum of squares, a "
-                "cross-entropy or another convex function of the outputs, but met "
-                f"{', '.join(residuals.unrecognised)} on the way back from the loss: use "
-                "curvature='hessian'"
-            )
-        if prepare == "auto":
-            space = function_space(residuals, params, derivatives)
-        complete = space is not None and space.tangents.rows == residuals.rows
-        complete = trials.ranks.agree(float(not complete), gradient) == 0
-        space = trials.space(space)
-        if space is not None and complete:
-            return QuadraticModel(gradient, space.gauss_newton(), None, space, exact_inverse=True)
-        curvature = trials.curvature(residuals.gauss_newton(params))
-        return QuadraticModel(gradient, curvature, at_damping, space)
+    def _scaling(self, reading: Reading) -> Scaling | None:
+        """D of the rows at hand, not smaller than it has been."""
+        if reading.space is None:
+            return None
+        states = [self.state.get(param, {}) for param in reading.params]
+        kept = [tuple(state[name] for name in SCALES if name in state) for state in states]
+        earlier = [part or None for part in kept]
+        return Scaling.of(reading.space.tangents).maximum(earlier)
 
     def _attempts(
         self,
@@ -352,7 +399,9 @@ class RegNewton(torch.optim.Optimizer):
         damping = _checked_damping(rule(last, scale))
         iterations = 0
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
-            proposal = self._solve(model, damping, forcing if retrying is not None else None)
+            proposal = self._solve(
+                model, damping, forcing if retrying is not None else None, step.arm.exact
+            )
             iterations += proposal.solution.iterations
             direction, predicted, loss_after = self._best(proposal, model, trials)
             attempt = Attempt(
@@ -391,13 +440,15 @@ class RegNewton(torch.optim.Optimizer):
         # What the last attempt taught is kept for the next step.
         return replace(step, damping=damping), None
 
-    def _solve(self, model: QuadraticModel, damping: float, forcing: float | None) -> Proposal:
+    def _solve(
+        self, model: QuadraticModel, damping: float, forcing: float | None, exact: bool
+    ) -> Proposal:
         tol, max_iter = self.options.cg_tol, self.options.cg_max_iter
         if forcing is None:
             tol = max(1e-8, 10 * torch.finfo(model.gradient.dtype).eps) if tol is None else tol
             return model.exact_step(damping, tol, max_iter)
         if max_iter is None:
-            max_iter = 10 if self.options.curvature == "hessian" else 50
+            max_iter = PRODUCTS[exact, model.path is Path.FUNCTION_SPACE]
         return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
 
     def _best(
@@ -429,7 +480,7 @@ class RegNewton(torch.optim.Optimizer):
         first: Tensor = next(p for group in self.param_groups for p in group["params"])
         return first
 
-    def _warn(self, step: Step) -> None:
+    def _warn(self, step: Step, model: QuadraticModel) -> None:
         """Say once what the user should know and cannot see in the loss."""
         if self._warned or isinstance(self.options.damping, RetryingRule):
             return
@@ -442,12 +493,18 @@ class RegNewton(torch.optim.Optimizer):
             message = (
                 f"H + lambda I is not positive definite at lambda = {step.damping:g}: lambda is "
                 "below the norm of the Hessian's indefinite part; raise gamma or the width "
-                "(it takes gamma > C RMS(residual) N^-(1 - beta))"
+                "(it takes gamma > C RMS(residual) N^-(beta - exponent))"
+            )
+        elif step.damping == 0 and step.attempts > 0 and model.underdetermined:
+            message = (
+                "undamped Gauss-Newton is meant for fewer parameters than residuals, and here "
+                "there are as many or more: the step fits the batch exactly to first order, "
+                "however far that is; use damping='auto' or damping='kernel_min'"
             )
         else:
             return
         self._warned = True
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=6)
 
 
 def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:
@@ -466,12 +523,3 @@ def _checked_damping(damping: float) -> float:
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"the damping rule returned {damping}: it must be finite and >= 0")
     return damping
-
-
-def _retained(loss: Tensor, params: Sequence[Tensor]) -> bool:
-    """Whether the graph can be used again, which that of a compiled model cannot."""
-    try:
-        torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
-    except RuntimeError:
-        return False
-    return True

@@ -21,6 +21,9 @@ a rule with constants out of range                  needs
 ``cg_tol`` outside [0, 1)                           cg_tol must be a number in
 ``width`` not a positive integer                    width must be a positive integer
 ``hvp`` unknown                                     hvp must be one of
+``scaling`` unknown                                 scaling must be
+``scaling`` with another preconditioner             scaling='jacobian' needs the rows
+``scaling`` of a loss whose rows cannot be read     scaling='jacobian' needs a loss
 ``maximize`` not a bool                             maximize must be True or False
 another optimizer's option in a group               RegNewton has no
 an option other than ``lr`` in a group              cannot differ between parameter groups
@@ -76,10 +79,12 @@ from typing import SupportsFloat, SupportsIndex
 import torch
 from torch import Tensor
 
-from .damping import DampingRule
+from .damping import DampingRule, RetryingRule
 from .preconditioners import Preconditioner
+from .step import Arm
 
-CURVATURES = ("hessian", "gauss_newton")
+CURVATURES = ("auto", "hessian", "gauss_newton")
+SCALINGS = ("auto", "jacobian", None)
 HVPS = ("auto", "exact", "finite_difference")
 
 
@@ -97,10 +102,18 @@ class Options:
     cg_max_iter: int | None
     cg_tol: float | None
     width: int | None
+    scaling: str | None = "auto"
     hvp: str = "auto"
     maximize: bool = False
 
     def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling must be 'auto', 'jacobian' or None, not {self.scaling!r}")
+        if self.scaling == "jacobian" and self.preconditioner != "auto":
+            raise ValueError(
+                "scaling='jacobian' needs the rows that preconditioner='auto' reads: leave the "
+                "preconditioner as it is, or the scaling"
+            )
         if self.curvature not in CURVATURES:
             names = ", ".join(repr(name) for name in CURVATURES)
             raise ValueError(f"curvature must be one of {names}, not {self.curvature!r}")
@@ -122,6 +135,20 @@ class Options:
         number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
         if tol is not None and not (number and 0 <= tol < 1):
             raise ValueError(f"cg_tol must be a number in [0, 1) or None, not {tol!r}")
+
+    def arms(self) -> frozenset[Arm]:
+        """The arms that a step may choose among, where the loss allows them.
+
+        With a fixed damping it is the exact Hessian and lambda I unless the user says otherwise:
+        that is the paper's method.
+        """
+        adaptive = isinstance(self.damping, RetryingRule)
+        exact, scaled = [True, False], [True, False]
+        if self.curvature != "auto" or not adaptive:
+            exact = [self.curvature != "gauss_newton"]
+        if self.scaling != "auto" or not adaptive or self.preconditioner != "auto":
+            scaled = [self.scaling == "jacobian"]
+        return frozenset(arm for arm in Arm if arm.exact in exact and arm.scaled in scaled)
 
 
 def check_lr(lr: float | Tensor) -> None:

@@ -58,7 +58,9 @@ def output_root(term: Term) -> Root | None:
     rows = like.shape[0] if like.ndim else 1
     columns = like.numel() // rows
     if term.curvature is not None:
-        return _diagonal_root(term.curvature.expand(like.shape).reshape(rows, columns))
+        root = term.curvature.sqrt()
+        inverse = torch.where(root > 0, 1 / root, 0.0)
+        return Root(*(part.expand(like.shape).reshape(rows, columns) for part in (root, inverse)))
     product = term.hessian_product()
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)

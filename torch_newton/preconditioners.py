@@ -17,7 +17,9 @@ diagonal of the Hessian by as many products as there are parameters:
 >>> x.tolist(), optimizer.last_step.cg_iterations
 ([3.0, 4.0], 1)
 
-`RegNewton` knows one by name: ``"auto"``, which is `function_space`.
+`RegNewton` knows one by name: ``"auto"``, which is `function_space` up to `MAX_SIZE` rows or
+parameters, and above that its damped inverse for a sample of the rows, `SampledRows`. `Nystrom`
+needs no more of the graph than products, and is there for losses whose graph cannot be read.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from .graph import saved
 from .views import View, Views
 
 Rows = Callable[[Tensor], Tensor]
-MAX_ONE_HOT = 20_000_000
-"""Entries of the one-hot rows up to which an embedding is read."""
+MAX_ENTRIES = 50_000_000
+"""Entries up to which rows of an embedding or a convolution are formed."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _embedding(node: Node, argument: int, view: View) -> Use | None:
     """Rows of W by number."""
     indices, size = saved(node, "indices"), saved(node, "weight_sym_argsize_0")
     unusual = saved(node, "scale_grad_by_freq", False) or view.transposed or view.shape is None
-    if unusual or indices is None or size is None or indices.numel() * size > MAX_ONE_HOT:
+    if unusual or indices is None or size is None or indices.numel() * size > MAX_ENTRIES:
         return None
     padding = saved(node, "padding_idx", -1)
     chosen = indices.reshape(-1, 1) == torch.arange(int(size), device=indices.device)
@@ -219,6 +219,8 @@ def _convolution(node: Node, argument: int, view: View) -> Use | None:
     if argument == 2:
         return Use(view.param, GradientEdge(node, 0), lambda c: c.flatten(2).sum(2), None)
     if argument != 1 or x is None or x.ndim not in (3, 4):
+        return None
+    if x.shape[0] * math.prod(shape) > MAX_ENTRIES:
         return None
     options = [list(saved(node, name)) for name in ("dilation", "padding", "stride")]
     groups = int(saved(node, "groups"))

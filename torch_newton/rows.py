@@ -148,9 +148,10 @@ def _read_term(
         )
         return dict(zip(edges, found, strict=True))
 
+    finder = _Finder(rho, columns, cotangents, search)
+    if search and (mixed := next(filter(finder.mixes, uses), None)) is not None:
+        raise _UnreadableError(mixed.param)
     passes = [cotangents(rho * root.row(c)) for c in range(columns)]
-    mixture = torch.rand(columns, generator=generator, dtype=torch.float64).to(rho) + 0.5
-    finder = _Finder(rho * mixture, cotangents, search)
     lefts: dict[tuple[GradientEdge, Rows], tuple[Placement, Tensor]] = {}
     pieces: dict[int, list[Factor]] = {}
     for use in uses:
@@ -162,8 +163,9 @@ def _read_term(
             place = finder.place(use, rows[0])
             if place is None:
                 raise _UnreadableError(use.param)
-            left = torch.stack([place.gather(r) for r in rows], 1) / rho[:, :, None, None]
-            lefts[key] = place, left.flatten(0, 1)
+            gathered = [place.gather(r) / rho[:, :, None] for r in rows]
+            left = gathered[0] if columns == 1 else torch.stack(gathered, 1).flatten(0, 1)
+            lefts[key] = place, left
         place, left = lefts[key]
         factor = _factor(use, place, left, columns)
         if factor is None or not factor.fits(params[use.param]):
@@ -191,25 +193,37 @@ class _Finder:
     """Places rows among samples, by two further backward passes, or one, where it must.
 
     Attributes:
-        weights: M x C, those of a pass that every used row feels.
+        rho: M x 1, the samples' weights.
+        columns: C.
         cotangents: a backward pass.
         search: whether it must wherever there is a choice.
     """
 
-    weights: Tensor
+    rho: Tensor
+    columns: int
     cotangents: Callable[[Tensor], Cotangents]
     search: bool
 
     def place(self, use: Use, rows: Tensor) -> Placement | None:
-        samples = len(self.weights)
+        samples = len(self.rho)
         if not self.search and fits_blocks(rows, samples):
             return Blocks(samples)
+        return self._searched(use)
+
+    def mixes(self, use: Use) -> bool:
+        """Whether rows of this use belong to several samples."""
+        return self._passes[0][use.output] is not None and self._searched(use) is None
+
+    def _searched(self, use: Use) -> Placement | None:
         plain, numbered = (found[use.output] for found in self._passes)
         if plain is None or numbered is None:
             return None
-        return placement(use.rows(plain), use.rows(numbered), samples)
+        return placement(use.rows(plain), use.rows(numbered), len(self.rho))
 
     @cached_property
     def _passes(self) -> tuple[Cotangents, Cotangents]:
-        numbers = torch.arange(1, len(self.weights) + 1).to(self.weights)
-        return self.cotangents(self.weights), self.cotangents(numbers[:, None] * self.weights)
+        generator = torch.Generator().manual_seed(2)
+        mixture = torch.rand(self.columns, generator=generator, dtype=torch.float64) + 0.5
+        weights = self.rho * mixture.to(self.rho)
+        numbers = torch.arange(1, len(self.rho) + 1).to(self.rho)
+        return self.cotangents(weights), self.cotangents(numbers[:, None] * weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,6 +37,41 @@ class Path(enum.Enum):
     USER = "conjugate gradients, preconditioned by the callable given"
     FUNCTION_SPACE = "the Gauss-Newton step in function space, then conjugate gradients from it"
     INDEFINITE = "minimum residuals, because the matrix is indefinite"
+    SAMPLED_ROWS = "conjugate gradients, preconditioned by a sample of the rows in function space"
+
+
+class Arm(enum.Enum):
+    """Which matrix a step solves with; each member's text says it as a formula."""
+
+    GAUSS_NEWTON = "J^T Q J + lambda I"
+    SCALED_GAUSS_NEWTON = "J^T Q J + lambda D"
+    HESSIAN = "H + lambda I"
+    SCALED_HESSIAN = "H + lambda D"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the curvature is the exact Hessian."""
+        return self in (Arm.HESSIAN, Arm.SCALED_HESSIAN)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the damping is scaled."""
+        return self in (Arm.SCALED_GAUSS_NEWTON, Arm.SCALED_HESSIAN)
+
+    @property
+    def alike(self) -> Arm:
+        """The arm with the same damping and the other curvature."""
+        return next(arm for arm in Arm if arm.scaled == self.scaled and arm.exact != self.exact)
+
+
+def mask_of(arms: Collection[Arm]) -> int:
+    """A set of arms as one number: bit i is the i-th member."""
+    return sum(1 << i for i, arm in enumerate(Arm) if arm in arms)
+
+
+def arms_of(mask: int) -> frozenset[Arm]:
+    """The inverse of `mask_of`."""
+    return frozenset(arm for i, arm in enumerate(Arm) if int(mask) >> i & 1)
 
 
 @dataclass(frozen=True)
@@ -50,7 +86,7 @@ class Step:
         loss: L before the step.
         loss_after: L at the point tried last, on the same batch with the same random state.
         gradient_norm: |g|, Euclidean.
-        damping: lambda, absolute.
+        damping: lambda; absolute in an unscaled arm, a pure number in a scaled one.
         ratio: actual over predicted reduction of L; NaN where the rule makes no ratio test.
         accepted: whether the parameters moved.
         attempts: how many damping values were tried.
@@ -60,11 +96,14 @@ class Step:
         stop: why the linear solver stopped.
         negative_curvature: whether H + lambda I was seen not to be positive definite.
         curvature_min: smallest p^T H p / p^T p over the solver's directions, without lambda;
-            an upper bound of the smallest eigenvalue of H.
+            an upper bound of the smallest eigenvalue of H. In a scaled arm p is in the scaled
+            variables, and H is D^{-1/2} H D^{-1/2}.
         step_length: Euclidean length of the parameters' move, zero where it was refused.
-        scale: s, the curvature scale that the damping is measured against (theory: |Hg|/|g|).
+        scale: s, the curvature scale that the damping is measured against, |Hg|/|g| in the arm's
+            variables.
         width: n, the width that the damping is scaled by.
         path: how the linear system was solved and preconditioned.
+        arm: which matrix it was solved with.
     """
 
     iteration: int
@@ -85,6 +124,7 @@ class Step:
     scale: float
     width: int
     path: Path
+    arm: Arm
 
     @property
     def indefiniteness(self) -> float:
@@ -97,14 +137,15 @@ class Step:
     def numbers(self) -> dict[str, float | int | bool]:
         """The step as numbers alone, the form in which a checkpoint can hold it."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["stop"] = list(Stop).index(self.stop)
-        values["path"] = list(Path).index(self.path)
-        return values
+        return values | {name: list(kind).index(values[name]) for name, kind in KINDS.items()}
 
     @classmethod
     def from_numbers(cls, numbers: dict[str, float | int | bool]) -> Step:
         """The inverse of `numbers`."""
         values: dict[str, Any] = {field.name: numbers[field.name] for field in fields(cls)}
-        values["stop"] = list(Stop)[int(numbers["stop"])]
-        values["path"] = list(Path)[int(numbers["path"])]
+        values |= {name: list(kind)[int(values[name])] for name, kind in KINDS.items()}
         return cls(**values)
+
+
+KINDS: dict[str, type[enum.Enum]] = {"stop": Stop, "path": Path, "arm": Arm}
+"""The fields of a step that are stored as the number of a member."""

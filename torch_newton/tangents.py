@@ -19,65 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .factor import Factor
 from .flat import flatten, unflatten
-from .symmetric_product import add_pairs, add_product, mirror
+from .gram import gram
 
-NARROW = 256
-"""Columns up to which blocks of rows are put side by side before they are multiplied."""
-
-
-@dataclass(frozen=True)
-class Factor:
-    r"""Rows of the Jacobian for one parameter: :math:`J_m = \sum_k L_{mk} \otimes R_{mk}`.
-
-    Attributes:
-        left: R x K x a.
-        right: R x K x b, or None for a parameter whose rows are the sums of L alone.
-    """
-
-    left: Tensor
-    right: Tensor | None
-
-    def push(self, v: Tensor) -> Tensor:
-        """J v, R entries."""
-        if self.right is None:
-            return self._sums() @ v.reshape(-1)
-        v = v.reshape(self.left.shape[2], self.right.shape[2])
-        return ((self.left @ v) * self.right).sum((1, 2))
-
-    def pull(self, u: Tensor) -> Tensor:
-        """J^T u, a b entries."""
-        if self.right is None:
-            return u @ self._sums()
-        weighted = self.left * u[:, None, None]
-        return (weighted.flatten(0, 1).T @ self.right.flatten(0, 1)).reshape(-1)
-
-    def dense(self) -> Tensor:
-        """J, R x (a b)."""
-        if self.right is None:
-            return self._sums()
-        if self.left.shape[1] == 1:
-            return (self.left[:, 0, :, None] * self.right).flatten(1)
-        return (self.left.mT @ self.right).flatten(1)
-
-    def gram(self) -> Tensor:
-        """J J^T, R x R."""
-        return gram([self])
-
-    def fits(self, param: Tensor) -> bool:
-        """Whether its rows have as many entries as `param`."""
-        b = 1 if self.right is None else self.right.shape[2]
-        return self.left.shape[2] * b == param.numel()
-
-    def is_small(self) -> bool:
-        """Whether the rows themselves take no more memory than their factors."""
-        if self.right is None:
-            return self.left.shape[1] > 1
-        uses, a, b = *self.left.shape[1:], self.right.shape[2]
-        return a * b <= uses * (a + b)
-
-    def _sums(self) -> Tensor:
-        return self.left[:, 0] if self.left.shape[1] == 1 else self.left.sum(1)
+__all__ = ["Factor", "Part", "Tangents", "joined", "stack"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +60,19 @@ class Tangents:
         factors = [factor for factor in self.factors if factor is not None]
         return gram(factors) if factors else self.like[0].new_zeros(self.rows, self.rows)
 
+    def squared_norms(self) -> Tensor:
+        """The diagonal of J J^T."""
+        total = self.like[0].new_zeros(self.rows)
+        for factor in self.factors:
+            if factor is not None:
+                total += factor.squared_norms()
+        return total
+
+    def take(self, index: Tensor, scale: Tensor) -> Tangents:
+        """The rows of the given numbers, each times a number."""
+        factors = [None if f is None else f.take(index, scale) for f in self.factors]
+        return Tangents(factors, self.like, len(index))
+
     def dense(self) -> Tensor:
         """J, R x P."""
         return torch.cat(
@@ -123,43 +82,6 @@ class Tangents:
             ],
             dim=1,
         )
-
-
-def gram(factors: Sequence[Factor]) -> Tensor:
-    r"""The sum of :math:`J J^T` over the factors, R x R, each the way that costs less.
-
-    Either the rows are formed, or, of uses j and k,
-    :math:`(L_j L_k^T) \circ (R_j R_k^T)` is.
-    """
-    size = factors[0].left.shape[0]
-    total = factors[0].left.new_zeros(size, size)
-    biases = {id(factor.left) for factor in factors if factor.right is None}
-    narrow = []
-    for factor in factors:
-        if factor.right is not None and _in_pairs(factor):
-            # A bias beside its weight has the same L, and ones for R.
-            beside = factor.left.shape[1] == 1 and id(factor.left) in biases
-            biases -= {id(factor.left)} if beside else set()
-            add_pairs(total, factor.left, factor.right, 1.0 if beside else 0.0)
-        elif factor.right is not None:
-            rows = factor.dense()
-            if rows.shape[1] > NARROW:
-                add_product(total, rows)
-            else:
-                narrow.append(rows)
-            del rows
-    narrow += [f.dense() for f in factors if f.right is None and id(f.left) in biases]
-    if narrow:
-        add_product(total, narrow[0] if len(narrow) == 1 else torch.cat(narrow, 1))
-    return mirror(total)
-
-
-def _in_pairs(factor: Factor) -> bool:
-    """Whether products of pairs of uses take fewer operations than the rows themselves."""
-    if factor.right is None:
-        return False
-    (size, uses, a), b = factor.left.shape, factor.right.shape[2]
-    return size * uses**2 * (a + b) < (size + 2 * uses) * a * b
 
 
 Part = dict[int, Factor]
@@ -212,8 +134,11 @@ def _stacked(
     key = tuple(id(left) for left in lefts)
     if key not in shared:
         shared[key] = _filled(lefts, sizes)
-    right = None if all(r is None for r in rights) else _filled(rights, sizes)
-    return Factor(shared[key], right)
+    if all(right is None for right in rights):
+        return Factor(shared[key], None)
+    counts = [0 if left is None else left.shape[1] for left in lefts]
+    uses = () if len(set(counts)) == 1 else tuple(zip(sizes, counts, strict=True))
+    return Factor(shared[key], _filled(rights, sizes), uses)
 
 
 def _filled(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:

@@ -42,22 +42,27 @@ class Views:
 
     def at(self, node: Node) -> View | None:
         """The parameter that `node` is or is a view of; None where it is neither."""
-        if node in self._known:
-            return self._known[node]
-        name = node.name()
-        parent = _source(node) if name in VIEWS or name in SCALES else None
-        source = None if parent is None else self.at(parent)
-        if source is None or source.shape is None:
-            found = source
-        elif name in SCALES:
-            scale = SCALES[name](node)
-            found = None if scale is None else replace(source, scale=scale * source.scale)
-        elif name == "TBackward0" and len(source.shape) == 2:
-            found = replace(source, transposed=not source.transposed, shape=source.shape[::-1])
-        else:
-            found = replace(self._rearranged(source.param, node), scale=source.scale)
-        self._known[node] = found
+        chain: list[Node] = []
+        parent: Node | None = node
+        while parent is not None and parent not in self._known:
+            chain.append(parent)
+            name = parent.name()
+            parent = _source(parent) if name in VIEWS or name in SCALES else None
+        found = None if parent is None else self._known[parent]
+        for step in reversed(chain):
+            found = self._known[step] = self._through(step, found)
         return found
+
+    def _through(self, node: Node, source: View | None) -> View | None:
+        if source is None or source.shape is None:
+            return source
+        name = node.name()
+        if name in SCALES:
+            scale = SCALES[name](node)
+            return None if scale is None else replace(source, scale=scale * source.scale)
+        if name == "TBackward0" and len(source.shape) == 2:
+            return replace(source, transposed=not source.transposed, shape=source.shape[::-1])
+        return replace(self._rearranged(source.param, node), scale=source.scale)
 
     def _rearranged(self, param: int, node: Node) -> View:
         """What a chain of views makes of the numbers 0, 1, 2, ... in the parameter's shape."""

@@ -1,0 +1,1 @@
+"""What the theory says of Newton's method on wide networks, measured."""

@@ -1,0 +1,70 @@
+"""The Gram matrix of rows that are held as factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .factor import Factor
+from .symmetric_product import add_pairs, add_product, mirror
+
+NARROW = 256
+"""Columns up to which blocks of rows are put side by side before they are multiplied."""
+
+PAIR = 1.5
+"""What an operation in a product of a pair costs, in those of a product of rows; measured."""
+
+
+def gram(factors: Sequence[Factor]) -> Tensor:
+    r"""The sum of :math:`J J^T` over the factors, R x R, each the way that costs less.
+
+    Either the rows are formed, or, of uses j and k,
+    :math:`(L_j L_k^T) \circ (R_j R_k^T)` is.
+    """
+    size = factors[0].left.shape[0]
+    total = factors[0].left.new_zeros(size, size)
+    biases = {id(factor.left) for factor in factors if factor.right is None}
+    narrow = []
+    for factor in factors:
+        if factor.right is None:
+            continue
+        a, b = factor.left.shape[2], factor.right.shape[2]
+        beside = factor.left.shape[1] == 1 and id(factor.left) in biases
+        if a * b <= NARROW:
+            narrow.append(factor.dense())
+        elif beside and PAIR * (a + b) < a * b + a:
+            # A bias beside its weight has the same L, and ones for R.
+            biases.remove(id(factor.left))
+            add_pairs(total, (factor.left, factor.right), (factor.left, factor.right), 1.0)
+        else:
+            _add(total, factor)
+    narrow += [f.dense() for f in factors if f.right is None and id(f.left) in biases]
+    if narrow:
+        add_product(total, narrow[0] if len(narrow) == 1 else torch.cat(narrow, 1))
+    return mirror(total)
+
+
+def _add(total: Tensor, factor: Factor) -> None:
+    """Add the lower half of one factor's Gram matrix, block by block."""
+    blocks = factor.blocks()
+    formed: dict[int, Tensor] = {}
+
+    def rows(i: int) -> Tensor:
+        if i not in formed:
+            formed[i] = blocks[i][1].dense()
+        return formed[i]
+
+    for i, (down, one) in enumerate(blocks):
+        for j, (across, other) in enumerate(blocks[: i + 1]):
+            if one.right is None or other.right is None:
+                continue
+            target = total[down, across]
+            uses, a, b = one.left.shape[1], one.left.shape[2], one.right.shape[2]
+            if PAIR * uses * other.left.shape[1] * (a + b) < a * b:
+                add_pairs(target, (one.left, one.right), (other.left, other.right))
+            elif i == j:
+                add_product(target, rows(i))
+            else:
+                target.addmm_(rows(i), rows(j).T)
