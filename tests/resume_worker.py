@@ -28,6 +28,8 @@ RULES: dict[str, str | float | DampingRule] = {
     "width": WidthScaled(gamma=5.0),
     "number": 2.0,
     "stochastic": Adaptive(stochastic=True),
+    "kernel_min": "kernel_min",
+    "residual": "residual",
 }
 PRECONDITIONERS: dict[str, Any] = {"auto": "auto", "none": None, "callable": diagonal}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -38,7 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     }
     for rule in RULES
     for preconditioner in PRECONDITIONERS
-    for curvature in ("hessian", "gauss_newton")
+    for curvature in ("auto", "hessian", "gauss_newton")
+    if rule != "kernel_min" or preconditioner == "auto"  # it takes the rows of the Jacobian
 } | {
     "differences": {"hvp": "finite_difference", "preconditioner": None},
     "maximize": {"maximize": True},

@@ -97,10 +97,10 @@ def accumulated_steps(damping: Any, steps: int) -> tuple[nn.Module, list[float]]
 
 
 def test_the_adaptive_rule_trains_on_accumulated_gradients() -> None:
-    """The ratio test sees the last micro-batch alone, so that the loss of all may rise."""
+    """The ratio test sees the last micro-batch alone; it must keep the others from diverging."""
     _, losses = accumulated_steps("auto", 40)
     assert min(losses) < 0.1 * losses[0]
-    assert max(losses) < 5 * losses[0]
+    assert max(losses) == losses[0]
 
 
 def test_the_first_full_batch_counts_no_more_than_itself() -> None:

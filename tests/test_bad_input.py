@@ -79,6 +79,13 @@ option("cg_max_iter must be a positive", cg_max_iter=[0, -1, 2.5, True, "3", nan
 option("cg_tol must be a number in", cg_tol=[-0.1, 1.0, 2, nan, inf, "small", True, [0.1]])
 option("width must be a positive integer", width=[0, -5, 1.5, "wide", True, nan])
 option("hvp must be one of", hvp=["fast", None, 1, "", "Exact"])
+option("scaling must be", scaling=["diagonal", 3, True, "", 0.5])
+case("scaling and no rows", "scaling='jacobian' needs the rows")(
+    lambda: RegNewton([p()], scaling="jacobian", preconditioner=None)
+)
+case("scaling of exp", "scaling='jacobian' needs a loss", ClosureError)(
+    lambda: stepped_on_exp(scaling="jacobian", curvature="hessian")
+)
 option("maximize must be True or False", maximize=[1, None, "yes", 0.0])
 
 for _wrong in (nan, -1.0, inf, -inf):
@@ -101,7 +108,16 @@ for _name in sorted(options.FOREIGN):
     case(f"group with {_name}", "RegNewton has no")(
         lambda name=_name: RegNewton([{"params": [p()], name: 0.1}])
     )
-for _name in ("damping", "curvature", "preconditioner", "cg_max_iter", "cg_tol", "width", "hvp"):
+for _name in (
+    "damping",
+    "curvature",
+    "preconditioner",
+    "cg_max_iter",
+    "cg_tol",
+    "width",
+    "hvp",
+    "scaling",
+):
     case(f"group with {_name}", "cannot differ between parameter groups")(
         lambda name=_name: RegNewton([{"params": [p()], name: 1}])
     )
@@ -194,6 +210,11 @@ class Setting:
             assert torch.equal(self.x, before)
             assert optimizer.last_step is None
             raise
+
+
+def stepped_on_exp(**arguments: Any) -> None:
+    s = Setting()
+    s.step(lambda: s.x.exp().sum(), **arguments)
 
 
 def stepped(**arguments: Any) -> None:

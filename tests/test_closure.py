@@ -283,7 +283,7 @@ def test_compiled_model_is_told_to_leave_the_compiler_out() -> None:
     compiled = torch.compile(model, backend="aot_eager")
     points = randn(4, 2, seed=1)
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = newton(model.parameters(), hvp="exact")
+    optimizer = newton(model.parameters(), curvature="hessian", hvp="exact")
     with pytest.raises(NotTwiceDifferentiableError, match="_orig_mod"):
         optimizer.step(lambda: compiled(points).square().mean())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -151,7 +151,7 @@ def test_a_compiled_model_trains(backend: str) -> None:
     once = copy.deepcopy(model)
     once(x)
     compiled = torch.compile(model, backend=backend)
-    optimizer = newton(model.parameters())
+    optimizer = newton(model.parameters(), curvature="hessian")
     loss = lambda: functional.mse_loss(compiled(x), y)  # noqa: E731
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -224,7 +224,7 @@ def test_attention_works_out_of_the_box(kind: str) -> None:
     loss = lambda: functional.mse_loss(run(x).reshape(y.shape), y)  # noqa: E731
     with warnings.catch_warnings(), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
         warnings.simplefilter("error")
-        optimizer = RegNewton(model.parameters())
+        optimizer = RegNewton(model.parameters(), curvature="hessian")
         losses = [optimizer.step(closure_of(optimizer, loss)).item() for _ in range(4)]
     assert losses[-1] < losses[0]
 
@@ -234,7 +234,7 @@ def test_recurrent_networks_work(kind: Any) -> None:
     torch.manual_seed(0)
     model = kind(2, 4, batch_first=True)
     x, y = randn(3, 5, 2, seed=1), randn(3, 5, 4, seed=2)
-    optimizer = RegNewton(model.parameters())
+    optimizer = RegNewton(model.parameters(), curvature="hessian")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses = [
@@ -252,7 +252,7 @@ def test_recurrent_networks_work_where_cudnn_would_run_them(kind: Any) -> None:
     torch.manual_seed(0)
     model = kind(2, 4, batch_first=True).cuda()
     x, y = randn(3, 5, 2, seed=1).cuda(), randn(3, 5, 4, seed=2).cuda()
-    optimizer = RegNewton(model.parameters())
+    optimizer = RegNewton(model.parameters(), curvature="hessian")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         losses = [

@@ -110,13 +110,13 @@ def killed_and_resumed(name: str, kills: int, steps: int, tmp_path: Path, what: 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_run_goes_on_identically(tmp_path: Path) -> None:
-    killed_and_resumed("auto-auto-hessian", 1, 40, tmp_path, "plain loop")
+    killed_and_resumed("auto-auto-auto", 1, 40, tmp_path, "plain loop")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_run_killed_at_any_point_goes_on_identically(tmp_path: Path) -> None:
-    killed_and_resumed("auto-auto-hessian", 20, 40, tmp_path, "plain loop")
+    killed_and_resumed("auto-auto-auto", 20, 40, tmp_path, "plain loop")
 
 
 @pytest.mark.slow

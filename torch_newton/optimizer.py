@@ -309,7 +309,7 @@ class RegNewton(torch.optim.Optimizer):
         if s == 0.0 and model.gradient_norm > 0:
             s = model.scale()
         n = options.width or inferred_width(params)
-        loss = captured.loss.item()
+        loss = trials.loss
         first_loss = memory.get("first_loss", loss)
         epsilon = torch.finfo(params[0].dtype).eps
         scale = Scale(s, n, epsilon, loss, first_loss, model.kernel_extremes)
@@ -317,8 +317,8 @@ class RegNewton(torch.optim.Optimizer):
 
         step = Step(
             iteration=memory.get("step", 0) + 1,
-            loss=trials.loss,
-            loss_after=trials.loss,
+            loss=loss,
+            loss_after=loss,
             gradient_norm=model.gradient_norm,
             damping=0.0 if solved is None else solved["damping"],
             ratio=math.nan,
@@ -505,7 +505,7 @@ class RegNewton(torch.optim.Optimizer):
         else:
             return
         self._warned = True
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=6)
 
 
 def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:

@@ -21,6 +21,9 @@ a rule with constants out of range                  needs
 ``cg_tol`` outside [0, 1)                           cg_tol must be a number in
 ``width`` not a positive integer                    width must be a positive integer
 ``hvp`` unknown                                     hvp must be one of
+``scaling`` unknown                                 scaling must be
+``scaling`` with another preconditioner             scaling='jacobian' needs the rows
+``scaling`` of a loss whose rows cannot be read     scaling='jacobian' needs a loss
 ``maximize`` not a bool                             maximize must be True or False
 another optimizer's option in a group               RegNewton has no
 an option other than ``lr`` in a group              cannot differ between parameter groups

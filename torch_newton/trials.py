@@ -28,14 +28,16 @@ class Trials:
     Every evaluation within a step starts from the same random state and the same buffers, so
     that it draws the same dropout mask; after the step these are as if the closure had run once.
 
-    The function that is minimised has the gradient :math:`g_t` that the closure leaves in
-    ``.grad``. That is not always the gradient g of the loss L that it evaluates: it may have
-    been accumulated over k micro-batches, of which L is the last, or clipped. Then losses are
+    The step is solved with the gradient :math:`g_t` that the closure leaves in ``.grad``. That is
+    not always the gradient g of the loss L that it evaluates. Where it was changed, as by
+    clipping, losses are those of the function that has it,
 
-    .. math:: F(\theta + d) = L + k (L(\theta + d) - L) + (g_t - k g)^T d,
+    .. math:: F(\theta + d) = L(\theta + d) + (g_t - g)^T d.
 
-    whose gradient is :math:`g_t` and whose curvature is k times that of L. With several
-    processes L and g are means over the ranks.
+    Where it was accumulated over k micro-batches, of which L is the last, the curvature is k times
+    that of L, and a change of the loss counts k times: the ratio test then asks of a step that it
+    lowers the last micro-batch, too, the only one that can be evaluated. With several processes
+    L and g are means over the ranks.
 
     Args:
         closure: the user's.
@@ -170,9 +172,9 @@ class Trials:
             return self._signed(captured.loss).item()
 
         loss = self.ranks.agree(self._at(direction, evaluate), self.params[0])
-        if self._tilt is None:
-            return loss
-        return self.loss + self._weight * (loss - self.loss) + float(self._tilt @ direction)
+        if self._weight != 1:
+            return self.loss + self._weight * (loss - self.loss)
+        return loss if self._tilt is None else loss + float(self._tilt @ direction)
 
     def gradient_at(self, direction: Tensor) -> Tensor:
         """The gradient of the loss that this process evaluates, at the start plus `direction`."""
@@ -287,8 +289,7 @@ class Trials:
             torch.zeros_like(param) if grad is None else grad.detach()
             for grad, param in zip(derivatives, self.params, strict=True)
         )
-        tilt = flatten(self.gradient()) - self._weight * self.ranks.mean(own)
-        self._tilt = tilt if self._weight != 1 or bool(tilt.any()) else None
+        self._tilt = flatten(self.gradient()) - self.ranks.mean(own)
 
     def _refuse_filled(self, before: Sequence[tuple[int, int] | None]) -> None:
         if any(_filled(p.grad, v) for p, v in zip(self.params, before, strict=True)):
