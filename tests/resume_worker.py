@@ -45,6 +45,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 } | {
     "differences": {"hvp": "finite_difference", "preconditioner": None},
     "maximize": {"maximize": True},
+    "defaults": {},
+    "scaled": {"scaling": "jacobian"},
+    "residual": {"damping": "residual"},
+    "kernel_min": {"damping": "kernel_min"},
 }
 
 
