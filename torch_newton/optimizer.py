@@ -22,7 +22,7 @@ from .curvature import (
     differentiable_gradient,
     plain_gradient,
 )
-from .damping import Attempt, DampingRule, RetryingRule, Scale, WidthScaled, damping_rule
+from .damping import Attempt, DampingRule, Scale, WidthScaled, damping_rule
 from .damping import width as inferred_width
 from .finite_difference import NonFiniteProductError, gradient_alone
 from .flat import flatten
@@ -280,7 +280,7 @@ class RegNewton(torch.optim.Optimizer):
         params, options = trials.params, self.options
         memory = self.state.get(self._first_param(), {})
         history = History.from_numbers(memory["history"]) if "history" in memory else History()
-        among = options.arms() & arms_of(memory["among"]) if "among" in memory else options.arms()
+        among = options.arms & arms_of(memory["among"]) if "among" in memory else options.arms
         planned = history.choose(among)
         doubly = planned.exact and twice
         alone = plain_gradient if twice else gradient_alone
@@ -296,7 +296,7 @@ class RegNewton(torch.optim.Optimizer):
                 "norms at zero, and for overflow; the step changed nothing"
             )
         reading = read(captured.loss, derivatives, trials, options, twice)
-        among = reading.arms(options.arms())
+        among = reading.arms(options.arms)
         arm = planned if planned in among else history.choose(among)
         scaling = self._scaling(reading) if arm.scaled else None
         model = reading.model(arm, gradient, scaling)
@@ -394,8 +394,7 @@ class RegNewton(torch.optim.Optimizer):
         first_norm: float,
     ) -> tuple[Step, Tensor | None]:
         """Solve, try and compare, for one damping after another until one is accepted."""
-        rule = self.options.damping
-        retrying = rule if isinstance(rule, RetryingRule) else None
+        rule, retrying = self.options.damping, self.options.retrying
         forcing = min(0.1, 0.1 * math.sqrt(model.gradient_norm / first_norm))
         damping = _checked_damping(rule(last, scale))
         iterations = 0
@@ -483,7 +482,7 @@ class RegNewton(torch.optim.Optimizer):
 
     def _warn(self, step: Step, model: QuadraticModel) -> None:
         """Say once what the user should know and cannot see in the loss."""
-        if self._warned or isinstance(self.options.damping, RetryingRule):
+        if self._warned or self.options.retrying is not None:
             return
         if not step.accepted and step.stop is not Stop.STATIONARY:
             message = (

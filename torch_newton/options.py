@@ -74,6 +74,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import SupportsFloat, SupportsIndex
 
 import torch
@@ -136,13 +137,19 @@ class Options:
         if tol is not None and not (number and 0 <= tol < 1):
             raise ValueError(f"cg_tol must be a number in [0, 1) or None, not {tol!r}")
 
+    @cached_property
+    def retrying(self) -> RetryingRule | None:
+        """The damping rule, where it puts steps to a ratio test."""
+        return self.damping if isinstance(self.damping, RetryingRule) else None
+
+    @cached_property
     def arms(self) -> frozenset[Arm]:
         """The arms that a step may choose among, where the loss allows them.
 
         With a fixed damping it is the exact Hessian and lambda I unless the user says otherwise:
         that is the paper's method.
         """
-        adaptive = isinstance(self.damping, RetryingRule)
+        adaptive = self.retrying is not None
         exact, scaled = [True, False], [True, False]
         if self.curvature != "auto" or not adaptive:
             exact = [self.curvature != "gauss_newton"]

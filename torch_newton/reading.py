@@ -134,7 +134,7 @@ def read(
     by_rows = prepare == "auto"
     residuals, space, sampled = None, None, None
     readable = twice or retained(loss, params)
-    if readable and (by_rows or not all(arm.exact for arm in options.arms())):
+    if readable and (by_rows or not all(arm.exact for arm in options.arms)):
         residuals = find_residuals(loss)
     if by_rows and residuals is not None:
         if within_budget(residuals, params):
