@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,27 @@ from torch_newton.damping import RetryingRule
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def test_page_shows_what_was_measured_last() -> None:
-    page = (report.FOLDER / "README.md").read_text()
-    assert program.table() in page
+def test_page_has_a_section_and_a_picture_for_every_script() -> None:
+    page = program.PAGE.read_text()
     for name in program.SCRIPTS:
+        script = importlib.import_module(f"examples.paper.{name}")
+        assert f"### ({name[0]}) {script.TITLE}\n" in page
         assert f"pictures/{name}.png" in page
         assert (report.PICTURES / f"{name}.png").stat().st_size < 200_000
+
+
+def test_a_script_replaces_its_own_section_and_no_other() -> None:
+    page = program.PAGE.read_text()
+    claim = report.Claim("a new claim", "1", "2", True)
+    changed = program.replaced(page, "c", report.section("c_frequencies", "New title", [claim]))
+    assert "| a new claim | 1 | 2 | yes |" in changed
+    old, new = page.splitlines(), changed.splitlines()
+    at = next(i for i, line in enumerate(old) if line.startswith("### (c)"))
+    end = next(i for i, line in enumerate(old) if line.startswith("### (d)"))
+    assert new[:at] == old[:at]
+    assert new[-(len(old) - end) :] == old[end:]
+    section = page[page.index("### (c)") : page.index("### (d)")]
+    assert program.replaced(changed, "c", section) == page
 
 
 @pytest.mark.parametrize("name", program.SCRIPTS)
@@ -42,12 +56,12 @@ def test_a_script_prints_its_claims_and_saves_its_picture(
     from examples.paper import b_spectra
 
     monkeypatch.setattr(report, "PICTURES", tmp_path)
-    report.run("b_spectra", b_spectra.TITLE, b_spectra.measure)
+    section = report.run("b_spectra", b_spectra.TITLE, b_spectra.measure)
     printed = capsys.readouterr().out
     assert "DOES NOT HOLD" not in printed
     assert printed.count("holds") == 12
     assert (tmp_path / "b_spectra.png").stat().st_size > 10_000
-    assert len(json.loads((tmp_path / "b_spectra.json").read_text())["claims"]) == 12
+    assert section.count("| yes |") == 12
 
 
 def test_a_claim_that_fails_is_shown_as_failing() -> None:

@@ -7,34 +7,28 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 
 import torch
 
-from .report import FOLDER, PICTURES, Claim, run
+from .report import FOLDER, run
 
 SCRIPTS = (
     "a_definiteness", "b_spectra", "c_frequencies", "d_movement",
     "e_kernel_limit", "f_trajectory", "g_training", "h_gauss_newton",
 )  # fmt: skip
+PAGE = FOLDER / "README.md"
 START, END = "<!-- table -->", "<!-- end of table -->"
 
 
-def table() -> str:
-    """All claims that have been measured, one section a script."""
-    parts = []
-    for name in SCRIPTS:
-        path = PICTURES / f"{name}.json"
-        if path.exists():
-            record = json.loads(path.read_text())
-            rows = [Claim(**claim).row() for claim in record["claims"]]
-            parts += [
-                f"### ({name[0]}) {record['title']}",
-                "| claim | measured | expected | holds |\n| --- | --- | --- | --- |\n"
-                + "\n".join(rows),
-                f"![{record['title']}](pictures/{name}.png)",
-            ]
-    return "\n\n".join(parts)
+def replaced(page: str, letter: str, section: str) -> str:
+    """The page with the section of one script put in the place of the one before."""
+    before, rest = page.split(START)
+    table, after = rest.split(END)
+    # Each section begins with "### (letter)".
+    parts = {part[0]: f"### ({part}" for part in table.split("### (")[1:]}
+    parts[letter] = section
+    table = "\n".join(parts[name].strip() + "\n" for name in sorted(parts))
+    return f"{before}{START}\n\n{table}\n{END}{after}"
 
 
 def main() -> None:
@@ -48,12 +42,9 @@ def main() -> None:
     for name in SCRIPTS:
         if name[0] in chosen:
             script = importlib.import_module(f".{name}", __package__)
-            run(name, script.TITLE, script.measure)
-    page = FOLDER / "README.md"
-    before, rest = page.read_text().split(START)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{START}\n\n{table()}\n\n{END}{after}")
-    print(f"table: {page}")
+            section = run(name, script.TITLE, script.measure)
+            PAGE.write_text(replaced(PAGE.read_text(), name[0], section))
+    print(f"table: {PAGE}")
 
 
 if __name__ == "__main__":

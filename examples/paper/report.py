@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -61,8 +60,8 @@ def near(text: str, measured: float, expected: float, tolerance: float) -> Claim
     )
 
 
-def run(name: str, title: str, script: Callable[[], Result]) -> None:
-    """Measure, print the table, save the picture and the table for the page."""
+def run(name: str, title: str, script: Callable[[], Result]) -> str:
+    """Measure, print the table, save the picture and return the section of the page."""
     torch.set_default_dtype(torch.float64)
     mpl.rcParams.update(STYLE)
     start = time.perf_counter()
@@ -76,11 +75,17 @@ def run(name: str, title: str, script: Callable[[], Result]) -> None:
     PICTURES.mkdir(exist_ok=True)
     result.figure.savefig(PICTURES / f"{name}.png", dpi=110)
     plt.close(result.figure)
-    record = {
-        "title": title,
-        "claims": [asdict(claim) for claim in result.claims],
-    }
-    (PICTURES / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return section(name, title, result.claims)
+
+
+def section(name: str, title: str, claims: list[Claim]) -> str:
+    """The part of the page that shows a script's claims and its picture."""
+    rows = "\n".join(claim.row() for claim in claims)
+    return (
+        f"### ({name[0]}) {title}\n\n"
+        f"| claim | measured | expected | holds |\n| --- | --- | --- | --- |\n{rows}\n\n"
+        f"![{title}](pictures/{name}.png)\n"
+    )
 
 
 STYLE = {
