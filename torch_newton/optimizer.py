@@ -49,8 +49,12 @@ class RegNewton(torch.optim.Optimizer):
     r"""Regularized Newton's method: each step solves :math:`(H + \lambda I)\,d = -\nabla L`.
 
     H is the exact Hessian of the loss that the closure computes, known by its products with
-    vectors; the system is solved by conjugate gradients; :math:`\lambda` follows a rule. The
-    closure is the usual one, unchanged, and is called at least twice a step: for the loss with
+    vectors, or its Gauss-Newton part :math:`J^T Q J`; I may also be D, like the diagonal of that
+    part; and :math:`\lambda` follows a rule. By default each step takes the combination that has
+    gained most for its cost (`torch_newton.arms`). The system is solved in the space of the
+    residuals where these can be read off the graph, and by conjugate gradients from there.
+
+    The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.
 
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
