@@ -6,7 +6,6 @@ import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from .accumulation import BackwardCalls
+from .advice import advice
 from .arms import History
+from .attempts import Attempts
 from .closure import Closure, ClosureError, NonFiniteLossError
 from .curvature import (
     NotTwiceDifferentiableError,
@@ -22,24 +23,18 @@ from .curvature import (
     differentiable_gradient,
     plain_gradient,
 )
-from .damping import Attempt, DampingRule, Scale, WidthScaled, damping_rule
+from .damping import DampingRule, Scale, damping_rule
 from .damping import width as inferred_width
 from .finite_difference import NonFiniteProductError, gradient_alone
 from .flat import flatten
-from .model import Proposal, QuadraticModel
+from .model import QuadraticModel
 from .observation import Observation, Observer
 from .options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
 from .preconditioners import Preconditioner
 from .reading import Reading, read
 from .scaling import Scaling
-from .step import Path, Step, Stop, arms_of, mask_of
+from .step import Step, Stop, arms_of, mask_of
 from .trials import Trials
-
-PRODUCTS = {(True, True): 3, (True, False): 10, (False, True): 50, (False, False): 50}
-"""Products of a solve under an adaptive damping; keys: exact Hessian, in function space.
-
-There conjugate gradients start at the Gauss-Newton step, and a few products are worth most.
-"""
 
 SCALES = ("scaling_rows", "scaling_columns")
 """Where the state of a parameter keeps its part of D; the first alone is the diagonal itself."""
@@ -343,7 +338,8 @@ class RegNewton(torch.optim.Optimizer):
         direction = None
         if model.gradient_norm > 0:
             last = None if solved is None else Step.from_numbers(solved)
-            step, direction = self._attempts(step, model, trials, scale, last, first_norm)
+            attempts = Attempts(model, trials, options, self._lengths(params))
+            step, direction = attempts.run(step, scale, last, first_norm)
             solved = step.numbers()
             history = history.after(step, among)
         for observer in list(self._observers.values()):
@@ -388,97 +384,12 @@ class RegNewton(torch.optim.Optimizer):
         earlier = [part or None for part in kept]
         return Scaling.of(reading.space.tangents).maximum(earlier)
 
-    def _attempts(
-        self,
-        step: Step,
-        model: QuadraticModel,
-        trials: Trials,
-        scale: Scale,
-        last: Step | None,
-        first_norm: float,
-    ) -> tuple[Step, Tensor | None]:
-        """Solve, try and compare, for one damping after another until one is accepted."""
-        rule, retrying = self.options.damping, self.options.retrying
-        forcing = min(0.1, 0.1 * math.sqrt(model.gradient_norm / first_norm))
-        damping = _checked_damping(rule(last, scale))
-        iterations = 0
-        for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
-            proposal = self._solve(
-                model, damping, forcing if retrying is not None else None, step.arm.exact
-            )
-            iterations += proposal.solution.iterations
-            direction, predicted, loss_after = self._best(proposal, model, trials)
-            attempt = Attempt(
-                number,
-                direction is not None,
-                proposal.solution.curvature_min - damping,
-                predicted,
-                _ratio(step.loss, loss_after, predicted, scale.epsilon),
-                proposal.negative_curvature,
-            )
-            if retrying is not None:
-                standing = direction is not None and not bool(direction.any())  # lr is zero
-                accepted = standing or (predicted > 0 and retrying.accepts(attempt))
-            else:
-                accepted = math.isfinite(loss_after)
-            step = replace(
-                step,
-                loss_after=loss_after,
-                damping=damping,
-                ratio=attempt.ratio,
-                accepted=accepted,
-                attempts=number,
-                cg_iterations=iterations,
-                products=model.products,
-                closure_calls=trials.calls,
-                stop=proposal.solution.stop,
-                negative_curvature=step.negative_curvature or proposal.negative_curvature,
-                curvature_min=min(step.curvature_min, attempt.curvature),
-                path=proposal.path,
-            )
-            if accepted and direction is not None:
-                length = float(torch.linalg.vector_norm(direction))
-                return replace(step, step_length=length), direction
-            if retrying is not None:
-                damping = _checked_damping(retrying.retry(damping, attempt, scale))
-        # What the last attempt taught is kept for the next step.
-        return replace(step, damping=damping), None
-
-    def _solve(
-        self, model: QuadraticModel, damping: float, forcing: float | None, exact: bool
-    ) -> Proposal:
-        tol, max_iter = self.options.cg_tol, self.options.cg_max_iter
-        if forcing is None:
-            tol = max(1e-8, 10 * torch.finfo(model.gradient.dtype).eps) if tol is None else tol
-            return model.exact_step(damping, tol, max_iter)
-        if max_iter is None:
-            max_iter = PRODUCTS[exact, model.path is Path.FUNCTION_SPACE]
-        return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
-
-    def _best(
-        self, proposal: Proposal, model: QuadraticModel, trials: Trials
-    ) -> tuple[Tensor | None, float, float]:
-        """Of the steps proposed the one of lowest loss, the model's reduction, and the loss."""
-        best: tuple[Tensor | None, float, float] = (None, math.nan, math.nan)
-        for d, curved in proposal.candidates:
-            direction, predicted = self._scaled(d, curved, model, trials.params)
-            loss = trials.loss_at(direction)
-            if best[0] is None or loss < best[2] or math.isnan(best[2]):
-                best = direction, predicted, loss
-        return best
-
-    def _scaled(
-        self, d: Tensor, curved: Tensor, model: QuadraticModel, params: Sequence[Tensor]
-    ) -> tuple[Tensor, float]:
-        """The step lr d, and by how much the model falls along it."""
+    def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:
+        """The step in units of the solution: one number, or P where the groups' `lr` differ."""
         rates = {p: float(group["lr"]) for group in self.param_groups for p in group["params"]}
         if len({rates[p] for p in params}) == 1:
-            lr = rates[params[0]]
-            direction, curved = lr * d, lr * curved
-        else:
-            direction = d * flatten(torch.full_like(p, rates[p]) for p in params)
-            curved = model.curvature @ direction
-        return direction, model.predicted_reduction(direction, curved)
+            return rates[params[0]]
+        return flatten(torch.full_like(p, rates[p]) for p in params)
 
     def _first_param(self) -> Tensor:
         first: Tensor = next(p for group in self.param_groups for p in group["params"])
@@ -486,44 +397,7 @@ class RegNewton(torch.optim.Optimizer):
 
     def _warn(self, step: Step, model: QuadraticModel) -> None:
         """Say once what the user should know and cannot see in the loss."""
-        if self._warned or self.options.retrying is not None:
-            return
-        if not step.accepted and step.stop is not Stop.STATIONARY:
-            message = (
-                f"the loss is not finite after a step with damping {step.damping:g}: the step "
-                "was refused, and will be at every call; raise the damping or lower lr"
-            )
-        elif step.negative_curvature and isinstance(self.options.damping, WidthScaled):
-            message = (
-                f"H + lambda I is not positive definite at lambda = {step.damping:g}: lambda is "
-                "below the norm of the Hessian's indefinite part; raise gamma or the width "
-                "(it takes gamma > C RMS(residual) N^-(beta - exponent))"
-            )
-        elif step.damping == 0 and step.attempts > 0 and model.underdetermined:
-            message = (
-                "undamped Gauss-Newton is meant for fewer parameters than residuals, and here "
-                "there are as many or more: the step fits the batch exactly to first order, "
-                "however far that is; use damping='auto' or damping='kernel_min'"
-            )
-        else:
-            return
-        self._warned = True
-        warnings.warn(message, stacklevel=6)
-
-
-def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:
-    """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
-    if math.isnan(predicted) or predicted == 0:
-        return math.nan
-    if not math.isfinite(loss_after):
-        return -1.0
-    rounding = 10 * epsilon * abs(loss)
-    expected = predicted + rounding
-    return (loss - loss_after + rounding) / expected if expected != 0 else math.nan
-
-
-def _checked_damping(damping: float) -> float:
-    damping = float(damping)
-    if not (math.isfinite(damping) and damping >= 0):
-        raise ValueError(f"the damping rule returned {damping}: it must be finite and >= 0")
-    return damping
+        message = None if self._warned else advice(step, self.options, model.underdetermined)
+        if message is not None:
+            self._warned = True
+            warnings.warn(message, stacklevel=6)
