@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torch_newton import Adaptive, RegNewton, WidthScaled, from_dense
+from torch_newton import Adaptive, Nystrom, RegNewton, SampledRows, WidthScaled, from_dense
 from torch_newton.damping import DampingRule
 
 
@@ -49,6 +50,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scaled": {"scaling": "jacobian"},
     "residual": {"damping": "residual"},
     "kernel_min": {"damping": "kernel_min"},
+    "nystrom": {"preconditioner": Nystrom(rank=5, every=3)},
+    "sampled": {"preconditioner": SampledRows(8)},
 }
 
 
@@ -71,7 +74,7 @@ class Run:
     def __init__(self, name: str) -> None:
         self.model = model_of()
         self.sign = -1.0 if name == "maximize" else 1.0
-        self.optimizer = RegNewton(self.model.parameters(), **OPTIONS[name])
+        self.optimizer = RegNewton(self.model.parameters(), **copy.deepcopy(OPTIONS[name]))
         self.taken = 0
 
     def step(self) -> None:

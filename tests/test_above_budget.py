@@ -116,7 +116,7 @@ def loss_of(params: list[torch.nn.Parameter]):  # type: ignore[no-untyped-def]
     return closure
 
 
-def test_nystrom_is_renewed_now_and_then_and_copied_without_what_it_knows() -> None:
+def test_nystrom_is_renewed_now_and_then_and_copied_with_what_it_knows() -> None:
     nystrom = Nystrom(rank=4, every=3)
     params, loss = fit()
     known = []
@@ -125,9 +125,11 @@ def test_nystrom_is_renewed_now_and_then_and_copied_without_what_it_knows() -> N
         known.append(nystrom._known)
     assert known[0] is known[1] is known[2]
     assert known[3] is not known[2]
-    for other in (copy.deepcopy(nystrom), pickle.loads(pickle.dumps(nystrom))):
-        assert other._known is None
-        assert (other.rank, other.every) == (4, 3)
+    loaded = Nystrom(rank=4, every=3)
+    loaded.load_state_dict(nystrom.state_dict())
+    for other in (copy.deepcopy(nystrom), pickle.loads(pickle.dumps(nystrom)), loaded):
+        assert all(torch.equal(a, b) for a, b in zip(other._known, nystrom._known, strict=True))
+        assert (other.rank, other.every, other._step) == (4, 3, 4)
     assert Nystrom()(torch.exp(params[0].sum()), params) is None
 
 

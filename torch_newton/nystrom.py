@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,9 +42,16 @@ class Nystrom:
         if self.rank < 1 or self.every < 1:
             raise ValueError("rank and every must be at least 1")
 
-    def __getstate__(self) -> dict[str, object]:
-        """Without the eigenvectors: a copy finds its own at its first step."""
-        return {**self.__dict__, "_step": 0, "_known": None}
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on, so that a resumed run renews when this one would have."""
+        if self._known is None:
+            return {"step": self._step}
+        return {"step": self._step, "values": self._known[0], "vectors": self._known[1]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._step = int(state["step"])
+        self._known = (state["values"], state["vectors"]) if "values" in state else None
 
     def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> AtDamping | None:
         """None where no term of the loss is recognised."""

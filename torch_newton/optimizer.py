@@ -254,9 +254,17 @@ class RegNewton(torch.optim.Optimizer):
         )
         state = {param: dict(values) for param, values in self.state.items()}
         warned = self._warned
+        stateful = self.options.stateful
+        if stateful is not None:
+            memory = state.get(self._first_param(), {}).get("preconditioner")
+            if memory is not None:
+                stateful.load_state_dict(memory)
+            remembered = stateful.state_dict()
 
         def undo() -> None:
             trials.undo()
+            if stateful is not None:
+                stateful.load_state_dict(remembered)
             self.state.clear()
             self.state.update(state)
             self._warned = warned
@@ -265,6 +273,8 @@ class RegNewton(torch.optim.Optimizer):
             result = self._step(trials, twice)
             if differences and lasting:
                 self.state[self._first_param()]["finite_difference"] = True
+            if stateful is not None:
+                self.state[self._first_param()]["preconditioner"] = stateful.state_dict()
             return result
         except BaseException:
             try:

@@ -81,7 +81,7 @@ import torch
 from torch import Tensor
 
 from .damping import DampingRule, RetryingRule
-from .preconditioners import Preconditioner
+from .preconditioners import Preconditioner, StatefulPreconditioner
 from .step import Arm
 
 CURVATURES = ("auto", "hessian", "gauss_newton")
@@ -141,6 +141,12 @@ class Options:
     def retrying(self) -> RetryingRule | None:
         """The damping rule, where it puts steps to a ratio test."""
         return self.damping if isinstance(self.damping, RetryingRule) else None
+
+    @cached_property
+    def stateful(self) -> StatefulPreconditioner | None:
+        """The preconditioner, where it remembers something from step to step."""
+        known = self.preconditioner
+        return known if isinstance(known, StatefulPreconditioner) else None
 
     @cached_property
     def arms(self) -> frozenset[Arm]:

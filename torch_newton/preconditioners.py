@@ -20,11 +20,16 @@ diagonal of the Hessian by as many products as there are parameters:
 `RegNewton` knows one by name: ``"auto"``, which is `function_space` up to `MAX_SIZE` rows or
 parameters, and above that its damped inverse for a sample of the rows, `SampledRows`. `Nystrom`
 needs no more of the graph than products, and is there for losses whose graph cannot be read.
+
+One that remembers something from step to step has ``state_dict()``, of numbers and tensors, and
+``load_state_dict(state)``; the optimizer then keeps it in its own state, and a resumed run goes on
+as if it had not stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -32,3 +37,12 @@ from .operators import LinearOperator
 
 AtDamping = Callable[[float], LinearOperator]
 Preconditioner = Callable[[Tensor, Sequence[Tensor]], AtDamping | None]
+
+
+@runtime_checkable
+class StatefulPreconditioner(Protocol):
+    """A preconditioner that remembers something from step to step."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
