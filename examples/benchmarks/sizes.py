@@ -41,7 +41,7 @@ SIZES = {
     size.name: size
     for size in (
         Size("short", 1, 1.0, 0.5, ALL, NIST, tune=False),
-        Size("standard", 3, 4.0, 4.0, STANDARD, NIST, tune=True),
+        Size("standard", 3, 4.0, 3.0, STANDARD, NIST, tune=True),
         Size("full", 5, 15.0, 3.0, ALL, ALL, tune=True),
     )
 }
