@@ -41,8 +41,7 @@ def last_scaling(
         if isinstance(optimizer, RegNewton) and optimizer.last_step is not None:
             if not optimizer.last_step.arm.scaled:
                 return None
-            parts = [optimizer.state.get(param, {}).get("scaling") for param in params]
-            return Scaling(parts, list(params)).vector
+            return Scaling.kept(optimizer.state, params).vector
     return None
 
 

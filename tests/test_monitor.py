@@ -714,6 +714,30 @@ def test_the_step_of_newton_is_what_is_measured(one_pl, exact_up_to):
             close(memory.of(key)[step] / size, expected[key] / size, 1e-4)
 
 
+@pytest.mark.parametrize("exact_up_to", [400, 0])
+def test_a_probe_of_its_own_is_measured_with_the_last_steps_damping(one_pl, exact_up_to):
+    """Also where that was lambda D, with the D of that step."""
+    nets, scalings = [], []
+
+    class Recorder(one_pl.Callback):
+        def on_train_start(self, trainer, module):
+            trainer.optimizers[0].register_observer(lambda seen: scalings.append(seen.scaling))
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            nets.append(copy.deepcopy(module.net))
+
+    memory = memory_logger(one_pl)
+    module = regression(one_pl, lambda params: RegNewton(params, scaling="jacobian"))
+    monitor = monitoring(1, probe=(X, Y), quantities=ALL, exact_up_to=exact_up_to)
+    trainer(one_pl, 3, Recorder(), monitor, logger=memory).fit(module, batches(size=5))
+    assert all(scaling is not None for scaling in scalings)
+    for step, (net, scaling) in enumerate(zip(nets, scalings, strict=True), start=1):
+        problem = problem_of(net, X, lambda z: torch.nn.functional.mse_loss(z, Y))
+        expected = expected_numbers(problem, memory.of("newton/damping")[step], scaling)
+        for key in ("hessian/damped_lambda_min", "nntk/lambda_min", "nntk/lambda_max"):
+            close(memory.of(key)[step], expected[key], 1e-6)
+
+
 def test_watching_newton_evaluates_nothing_again(one_pl):
     calls = []
 

@@ -89,20 +89,21 @@ def test_scaled_rows_do_not_depend_on_the_units_of_a_parameter() -> None:
 
 def test_the_maximum_never_falls_and_other_forms_begin_anew() -> None:
     one, two = (Scaling.of(space_of([2, 4, 1], 5, False, seed).tangents) for seed in (0, 1))
-    both = two.maximum(one.parts)
+    both = two.maximum(one)
     for a, b, c in zip(one.parts, two.parts, both.parts, strict=True):
         assert a is not None
         assert b is not None
         assert c is not None
         for x, y, z in zip(a, b, c, strict=True):
             assert torch.equal(z, torch.maximum(x, y))
-    other: list[tuple[Tensor, ...] | None] = [(torch.ones(1),)] * len(two.parts)
+    other = Scaling([(torch.ones(1),)] * len(two.parts), two.like)
     for new, kept in zip(two.parts, two.maximum(other).parts, strict=True):
         assert new is not None
         assert kept is not None
         if [len(t) for t in new] != [1]:
             assert all(torch.equal(x, y) for x, y in zip(new, kept, strict=True))
-    assert two.maximum([None] * len(two.parts)).parts == two.parts
+    nothing = Scaling.kept({}, two.like)
+    assert two.maximum(nothing).parts == two.parts
 
 
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])

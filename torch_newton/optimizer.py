@@ -36,9 +36,6 @@ from .scaling import Scaling
 from .step import Step, Stop, arms_of, mask_of
 from .trials import Trials
 
-SCALES = ("scaling_rows", "scaling_columns")
-"""Where the state of a parameter keeps its part of D; the first alone is the diagonal itself."""
-
 
 class RegNewton(torch.optim.Optimizer):
     r"""Regularized Newton's method: each step solves :math:`(H + \lambda I)\,d = -\nabla L`.
@@ -377,10 +374,7 @@ class RegNewton(torch.optim.Optimizer):
             history=history.numbers(),
         )
         if scaling is not None:
-            for param, part in zip(params, scaling.parts, strict=True):
-                self.state[param].update(
-                    (name, tensor) for name, tensor in zip(SCALES, part or (), strict=False)
-                )
+            scaling.keep(self.state)
         if captured.returned is not None:
             return captured.returned
         return captured.loss.detach() * (-1 if options.maximize else 1)
@@ -389,9 +383,7 @@ class RegNewton(torch.optim.Optimizer):
         """D of the rows at hand, not smaller than it has been."""
         if reading.space is None:
             return None
-        states = [self.state.get(param, {}) for param in reading.trials.params]
-        kept = [tuple(state[name] for name in SCALES if name in state) for state in states]
-        earlier = [part or None for part in kept]
+        earlier = Scaling.kept(self.state, reading.trials.params)
         return Scaling.of(reading.space.tangents).maximum(earlier)
 
     def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:

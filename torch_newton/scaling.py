@@ -12,9 +12,10 @@ that the scaled rows keep their form: L and R are scaled, and the Gram matrix co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ FLOOR = 1e-3
 
 TINY = 1e-24
 """Smallest entry of D, relative to the largest, of what is no matrix: units may differ widely."""
+
+NAMES = ("scaling_rows", "scaling_columns")
+"""Where an optimizer's state keeps the tensors of a part; the first alone is the diagonal."""
 
 Part = tuple[Tensor, ...]
 """Of one parameter: the diagonal itself, or its row sums and its column sums."""
@@ -49,11 +53,22 @@ class Scaling:
         parts = [None if factor is None else _part(factor) for factor in tangents.factors]
         return cls(parts, tangents.like)
 
-    def maximum(self, earlier: Sequence[Part | None]) -> Scaling:
+    @classmethod
+    def kept(cls, state: Mapping[Tensor, Mapping[str, Any]], like: Sequence[Tensor]) -> Scaling:
+        """D of an optimizer's last scaled step, of its state."""
+        known = [state.get(param, {}) for param in like]
+        parts = [tuple(values[name] for name in NAMES if name in values) for values in known]
+        return cls([part or None for part in parts], like)
+
+    def keep(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Put D where `kept` finds it."""
+        for param, part in zip(self.like, self.parts, strict=True):
+            state[param].update(zip(NAMES, part or (), strict=False))
+
+    def maximum(self, earlier: Scaling) -> Scaling:
         """D not smaller than it was, where it was of the same form."""
-        return Scaling(
-            [_larger(new, old) for new, old in zip(self.parts, earlier, strict=True)], self.like
-        )
+        pairs = zip(self.parts, earlier.parts, strict=True)
+        return Scaling([_larger(new, old) for new, old in pairs], self.like)
 
     @cached_property
     def roots(self) -> list[Part | None]:
