@@ -137,7 +137,7 @@ def draw(log: pd.DataFrame, title: str, path: Path) -> None:
         low, shifted = measured["hessian/lambda_min"], measured["hessian/damped_lambda_min"]
         smallest = min(low.abs().min(), shifted.abs().min())
         left.axhline(0, color="0.6", linewidth=0.8)
-        left.plot(steps, shifted, "o-", color="0.0", label=r"$\lambda_{\min}(H + \lambda I)$")
+        left.plot(steps, shifted, "o-", color="0.0", label=r"$\lambda_{\min}$ of damped $H$")
         left.plot(steps, low, "s--", color="tab:orange", label=r"$\lambda_{\min}(H)$")
         left.set_yscale("symlog", linthresh=10 ** torch.tensor(smallest).log10().floor().item())
         left.set_title("Hessian", pad=20)

@@ -129,7 +129,7 @@ def margin_figure(
     sizes = torch.cat([low.abs(), shifted.abs()])
     threshold = 10 ** math.floor(math.log10(float(sizes[sizes > 0].min())))
     axes.axhspan(-2 * float(sizes.max()), 0, color="0.93", linewidth=0)
-    axes.plot(steps, shifted, "o-", color="0.0", label=r"$\lambda_{\min}(H + \lambda I)$")
+    axes.plot(steps, shifted, "o-", color="0.0", label=r"$\lambda_{\min}$ of damped $H$")
     axes.plot(steps, low, "s--", color="0.5", label=r"$\lambda_{\min}(H)$")
     axes.set_yscale("symlog", linthresh=threshold)
     axes.set_ylim(-2 * float(sizes.max()), 2 * float(sizes.max()))

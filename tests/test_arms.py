@@ -26,9 +26,9 @@ GN, SGN, H, SH = Arm.GAUSS_NEWTON, Arm.SCALED_GAUSS_NEWTON, Arm.HESSIAN, Arm.SCA
 def a_step(arm: Arm, gain: float, products: int = 0, accepted: bool = True) -> Step:
     return Step(
         iteration=1, loss=1.0, loss_after=math.exp(-gain), gradient_norm=1.0, damping=0.5,
-        ratio=0.5, accepted=accepted, attempts=1, cg_iterations=0, products=products,
-        closure_calls=2, stop=Stop.CONVERGED, negative_curvature=False, curvature_min=0.1,
-        step_length=1.0, scale=3.0, width=16, path=Path.FUNCTION_SPACE, arm=arm,
+        ratio=0.5, accepted=accepted, corrected=False, attempts=1, cg_iterations=0,
+        products=products, closure_calls=2, stop=Stop.CONVERGED, negative_curvature=False,
+        curvature_min=0.1, step_length=1.0, scale=3.0, width=16, path=Path.FUNCTION_SPACE, arm=arm,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ STEP = Step(
     damping=0.5,
     ratio=0.5,
     accepted=True,
+    corrected=False,
     attempts=1,
     cg_iterations=5,
     products=5,

@@ -210,7 +210,14 @@ def test_step_and_inverse_are_those_of_the_dense_matrix(
     damped = G + damping * torch.eye(len(G), dtype=G.dtype)
     inverse = space.at(damping)
     expected = -torch.linalg.solve(damped, g)
-    torch.testing.assert_close(inverse.step(g), expected, rtol=1e-6, atol=1e-8)
+    step, image = inverse.step(g)
+    torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-8)
+    J = space.tangents.dense()
+    torch.testing.assert_close(image, J @ step, rtol=1e-6, atol=1e-8)
+    e = randn(space.tangents.rows, seed=6)
+    expected = -torch.linalg.solve(damped, J.T @ e)
+    atol = 1e-7 * float(expected.abs().max())
+    torch.testing.assert_close(inverse.correction(e), expected, rtol=1e-5, atol=atol)
     v = randn(len(g), seed=7)
     # Woodbury's formula subtracts and divides by the damping: rounding grows as |G| / damping.
     atol = 1e-13 * float(G.abs().max()) / damping * len(G)
@@ -222,9 +229,10 @@ def test_a_gradient_outside_the_rows_is_inverted_too() -> None:
     space, g, G = space_of(several_outputs())
     other = 0.1 * g + randn(len(g), seed=8)
     damped = G + 0.1 * torch.eye(len(G), dtype=G.dtype)
-    torch.testing.assert_close(
-        space.at(0.1).step(other), -torch.linalg.solve(damped, other), rtol=1e-9, atol=1e-10
-    )
+    step, image = space.at(0.1).step(other)
+    expected = -torch.linalg.solve(damped, other)
+    torch.testing.assert_close(step, expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(image, space.tangents.push(expected), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("make", NOT_READ)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .damping import Attempt, Scale
+from .damping import Attempt, RetryingRule, Scale
 from .model import Proposal, QuadraticModel
 from .options import Options
 from .step import Path, Step
@@ -19,6 +19,23 @@ PRODUCTS = {(True, True): 3, (True, False): 10, (False, True): 50, (False, False
 
 There conjugate gradients start at the Gauss-Newton step, and a few products are worth most.
 """
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A step that was evaluated; none at all where nothing was proposed.
+
+    Attributes:
+        direction: by how much the parameters would move.
+        predicted: reduction of the model along it.
+        loss: at its end; NaN where it is not finite.
+        graph: the loss of this process there, with its graph.
+    """
+
+    direction: Tensor | None = None
+    predicted: float = math.nan
+    loss: float = math.nan
+    graph: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,39 +73,43 @@ class Attempts:
         iterations = 0
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             proposal = self._solve(damping, forcing, step.arm.exact)
-            iterations += proposal.solution.iterations
-            direction, predicted, loss_after = self._best(proposal)
+            iterations += proposal.iterations
+            tried = self._best(proposal)
             attempt = Attempt(
                 number,
-                direction is not None,
-                proposal.solution.curvature_min - damping,
-                predicted,
-                _ratio(step.loss, loss_after, predicted, scale.epsilon),
+                tried.direction is not None,
+                proposal.curvature_min - damping,
+                tried.predicted,
+                _ratio(step.loss, tried, scale.epsilon),
                 proposal.negative_curvature,
             )
-            if retrying is not None:
-                standing = direction is not None and not bool(direction.any())  # lr is zero
-                accepted = standing or (predicted > 0 and retrying.accepts(attempt))
-            else:
-                accepted = math.isfinite(loss_after)
+            accepted = _accepts(retrying, attempt, tried)
+            corrected = None
+            if retrying is not None and not accepted:
+                corrected = self._corrected(proposal, tried)
+            if corrected is not None:
+                second = replace(attempt, ratio=_ratio(step.loss, corrected, scale.epsilon))
+                if _accepts(retrying, second, corrected):
+                    accepted, attempt, tried = True, second, corrected
             step = replace(
                 step,
-                loss_after=loss_after,
+                loss_after=tried.loss,
                 damping=damping,
                 ratio=attempt.ratio,
                 accepted=accepted,
+                corrected=tried is corrected,
                 attempts=number,
                 cg_iterations=iterations,
                 products=self.model.products,
                 closure_calls=self.trials.calls,
-                stop=proposal.solution.stop,
+                stop=proposal.stop,
                 negative_curvature=step.negative_curvature or proposal.negative_curvature,
                 curvature_min=min(step.curvature_min, attempt.curvature),
                 path=proposal.path,
             )
-            if accepted and direction is not None:
-                length = float(torch.linalg.vector_norm(direction))
-                return replace(step, step_length=length), direction
+            if accepted and tried.direction is not None:
+                length = float(torch.linalg.vector_norm(tried.direction))
+                return replace(step, step_length=length), tried.direction
             if retrying is not None:
                 damping = _checked(retrying.retry(damping, attempt, scale))
         # What the last attempt taught is kept for the next step.
@@ -103,31 +124,50 @@ class Attempts:
             max_iter = PRODUCTS[exact, model.path is Path.FUNCTION_SPACE]
         return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
 
-    def _best(self, proposal: Proposal) -> tuple[Tensor | None, float, float]:
-        """Of the steps proposed the one of lowest loss, the model's reduction, and the loss."""
-        best: tuple[Tensor | None, float, float] = (None, math.nan, math.nan)
-        for d, curved in proposal.candidates:
+    def _best(self, proposal: Proposal) -> Tried:
+        """Of the steps proposed the one of lowest loss."""
+        best = Tried()
+        for d, curvature in proposal.candidates:
             direction = self.lengths * d
             if isinstance(self.lengths, Tensor):
-                curved = self.model.curvature @ direction  # noqa: PLW2901
+                curvature = float(direction @ (self.model.curvature @ direction))  # noqa: PLW2901
             else:
-                curved = self.lengths * curved  # noqa: PLW2901
-            predicted = self.model.predicted_reduction(direction, curved)
-            loss = self.trials.loss_at(direction)
-            if best[0] is None or loss < best[2] or math.isnan(best[2]):
-                best = direction, predicted, loss
+                curvature = self.lengths**2 * curvature  # noqa: PLW2901
+            predicted = self.model.predicted_reduction(direction, curvature)
+            tried = Tried(direction, predicted, *self.trials.evaluate_at(direction))
+            if best.direction is None or tried.loss < best.loss or math.isnan(best.loss):
+                best = tried
         return best
 
+    def _corrected(self, proposal: Proposal, tried: Tried) -> Tried | None:
+        """A refused step with its second-order correction, where there is one."""
+        whole = isinstance(self.lengths, float) and self.lengths == 1.0
+        if not whole or not math.isfinite(tried.loss):
+            return None
+        if tried.direction is None or tried.graph is None:
+            return None
+        direction = self.model.corrected(proposal, tried.direction, tried.graph)
+        if direction is None:
+            return None
+        return Tried(direction, tried.predicted, *self.trials.evaluate_at(direction))
 
-def _ratio(loss: float, loss_after: float, predicted: float, epsilon: float) -> float:
+
+def _accepts(retrying: RetryingRule | None, attempt: Attempt, tried: Tried) -> bool:
+    if retrying is None:
+        return math.isfinite(tried.loss)
+    standing = tried.direction is not None and not bool(tried.direction.any())  # lr is zero
+    return standing or (tried.predicted > 0 and retrying.accepts(attempt))
+
+
+def _ratio(loss: float, tried: Tried, epsilon: float) -> float:
     """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
-    if math.isnan(predicted) or predicted == 0:
+    if math.isnan(tried.predicted) or tried.predicted == 0:
         return math.nan
-    if not math.isfinite(loss_after):
+    if not math.isfinite(tried.loss):
         return -1.0
     rounding = 10 * epsilon * abs(loss)
-    expected = predicted + rounding
-    return (loss - loss_after + rounding) / expected if expected != 0 else math.nan
+    expected = tried.predicted + rounding
+    return (loss - tried.loss + rounding) / expected if expected != 0 else math.nan
 
 
 def _checked(damping: float) -> float:

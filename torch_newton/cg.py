@@ -60,12 +60,6 @@ class Solution:
     direction: Tensor | None
     tridiagonal: Tridiagonal
 
-    @classmethod
-    def direct(cls, x: Tensor, Ax: Tensor) -> Solution:
-        """A solution that a factorisation gave, without iterations."""
-        empty = torch.empty(0, dtype=torch.float64)
-        return cls(x, Ax, Stop.CONVERGED, 0, 0.0, math.inf, None, Tridiagonal(empty, empty))
-
 
 def conjugate_gradient(
     A: LinearOperator,

@@ -151,8 +151,16 @@ class Ranks:
         tangents = self._tangents(space.tangents, rows)
         if tangents is None:
             return None
-        target = self._rows(space.target, rows)
-        return FunctionSpace(scaled(tangents, 1 / math.sqrt(world)), target / math.sqrt(world))
+
+        def target_at(loss: Tensor) -> Tensor | None:
+            mine = space.target_at(loss)
+            if not self.everywhere(mine is not None, like) or mine is None:
+                return None
+            return self._rows(mine, rows) / math.sqrt(world)
+
+        target = self._rows(space.target, rows) / math.sqrt(world)
+        tangents = scaled(tangents, 1 / math.sqrt(world))
+        return FunctionSpace(tangents, target, target_at=target_at)
 
     def _tangents(self, tangents: Tangents, rows: list[int]) -> Tangents | None:
         """The factors of all ranks one below the other; None where they are of several kinds."""

@@ -14,7 +14,7 @@ the network is wide, whatever the conditioning of its tangent kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,11 +26,14 @@ from .flat import flatten
 from .graph import leaf
 from .operators import LinearOperator, symmetric
 from .output_root import Root, output_root
-from .residuals import Residuals, Term
+from .residuals import Residuals, Term, find_residuals
 from .rows import read_tangents
 from .scaling import Scaling
 from .symmetric_product import symmetric_product
 from .tangents import Tangents
+
+TargetAt = Callable[[Tensor], Tensor | None]
+"""A loss with its graph -> its target, R entries."""
 
 MAX_SIZE = 3000
 """The smaller of R and P up to which a Cholesky factor of that size is formed at each step."""
@@ -45,14 +48,23 @@ class FunctionSpace:
     Attributes:
         tangents: the rows, R x P, with the square root of Q multiplied in.
         target: R entries, Q^{-1/2} times the slope of the loss in z.
+        target_at: the same of the loss at another point, with the Q of this one; None where
+            that is made of other terms.
         gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
     """
 
-    def __init__(self, tangents: Tangents, target: Tensor, gradient: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        tangents: Tangents,
+        target: Tensor,
+        gradient: Tensor | None = None,
+        target_at: TargetAt = lambda loss: None,
+    ) -> None:
         self.tangents = tangents
         self.target = target
+        self.target_at = target_at
         self.gradient = tangents.pull(target) if gradient is None else gradient
         self.size = sum(param.numel() for param in tangents.like)
         self.dual = tangents.rows <= self.size
@@ -66,9 +78,8 @@ class FunctionSpace:
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
-        return FunctionSpace(
-            scaling.apply(self.tangents), self.target, scaling.vector * self.gradient
-        )
+        gradient = scaling.vector * self.gradient
+        return FunctionSpace(scaling.apply(self.tangents), self.target, gradient, self.target_at)
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""
@@ -102,21 +113,30 @@ class DampedInverse:
         size = self.space.size
         return symmetric(size, self._product, dtype=self.factor.dtype, device=self.factor.device)
 
-    def step(self, gradient: Tensor) -> Tensor:
-        r"""The Gauss-Newton step :math:`-(\hat J^T \hat J + \lambda I)^{-1} g`.
+    def step(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The Gauss-Newton step :math:`d = -(\hat J^T \hat J + \lambda I)^{-1} g`, and J d.
 
         The part of g that is :math:`\hat J^T` times the target is inverted without a division
         by lambda, and so without the cancellation that a small lambda brings.
         """
+        tangents = self.space.tangents
         if not self.space.dual:
-            return -self._solve(gradient)
-        tangents, target = self.space.tangents, self.space.target
+            direction = -self._solve(gradient)
+            return direction, tangents.push(direction)
         rest = gradient - self.space.gradient
-        direction = -tangents.pull(self._solve(target))
+        solution = self._solve(self.space.target)
+        direction = -tangents.pull(solution)
         norm = torch.linalg.vector_norm
         if bool(norm(rest) <= 1e-8 * norm(gradient)):
-            return direction
-        return direction - self._product(rest)
+            return direction, -(self.space.gram @ solution)
+        direction = direction - self._product(rest)
+        return direction, tangents.push(direction)
+
+    def correction(self, remainder: Tensor) -> Tensor:
+        r"""The step :math:`-(\hat J^T \hat J + \lambda I)^{-1} \hat J^T e` for R entries e."""
+        if self.space.dual:
+            return -self.space.tangents.pull(self._solve(remainder))
+        return -self._solve(self.space.tangents.pull(remainder))
 
     def _product(self, v: Tensor) -> Tensor:
         if not self.space.dual:
@@ -165,7 +185,7 @@ def read_rows(
     residuals: Residuals,
     params: Sequence[Tensor],
     derivatives: Sequence[Tensor | None] | None = None,
-) -> tuple[Tangents, Tensor, Tensor | None] | None:
+) -> tuple[Tangents, Tensor, Tensor | None, TargetAt] | None:
     """What a `FunctionSpace` is made of, for any number of rows."""
     terms = _of_outputs(residuals)
     if not terms:
@@ -188,7 +208,24 @@ def read_rows(
     tangents = read_tangents(terms, params, roots, known)
     if tangents is None:
         tangents = tangents_by_autograd(terms, params, roots)
-    return None if tangents is None else (tangents, target, gradient)
+    if tangents is None:
+        return None
+    return tangents, target, gradient, _Elsewhere([term.like.shape for term in terms], roots)
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """Reads the target at other points, off the graph of the loss there."""
+
+    shapes: list[torch.Size]
+    roots: list[Root]
+
+    def __call__(self, loss: Tensor) -> Tensor | None:
+        terms = _of_outputs(find_residuals(loss))
+        if [term.like.shape for term in terms] != self.shapes:
+            return None
+        pairs = zip(self.roots, terms, strict=True)
+        return flatten(root.solve(term.gradient) for root, term in pairs)
 
 
 def _reach(pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[Root]) -> bool:

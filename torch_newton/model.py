@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .cg import Solution, conjugate_gradient
-from .function_space import FunctionSpace
+from .function_space import DampedInverse, FunctionSpace
 from .least_squares import least_squares_step
 from .operators import LinearOperator, congruent, damped, symmetric
 from .preconditioners import AtDamping
@@ -18,8 +18,11 @@ from .scaling import Scaling
 from .solve import solve_symmetric
 from .step import Path, Stop
 
-Candidate = tuple[Tensor, Tensor]
-"""A direction d with A d."""
+LONGEST_CORRECTION = 0.75
+"""Of a correction, in lengths of the step."""
+
+Candidate = tuple[Tensor, float]
+"""A direction d with d^T A d."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,24 @@ class Proposal:
     """A solution d of (A + lambda I) d = -g.
 
     Attributes:
-        candidates: d with A d, A without lambda; none where the first direction tried had no
+        candidates: d with d^T A d, A without lambda; none where the first direction tried had no
             positive curvature, and two where the solver was stopped by negative curvature and
             has the Gauss-Newton step to offer beside its iterate.
-        solution: what the solver said.
+        stop: why the solver stopped.
+        iterations: what it took.
+        curvature_min: smallest p^T A p / p^T p it met, with lambda; infinite where none.
         negative_curvature: whether it saw that A + lambda I is not positive definite.
         path: how it was solved.
+        inverse: that of the Gauss-Newton matrix plus lambda I, where it was used.
     """
 
     candidates: list[Candidate]
-    solution: Solution
+    stop: Stop
+    iterations: int
+    curvature_min: float
     negative_curvature: bool
     path: Path
+    inverse: DampedInverse | None = None
 
 
 class QuadraticModel:
@@ -113,9 +122,43 @@ class QuadraticModel:
         """Whether A is a Gauss-Newton matrix of no more rows than parameters."""
         return self._exact_inverse and self._space is not None and self._space.dual
 
-    def predicted_reduction(self, direction: Tensor, curved: Tensor) -> float:
-        """How much the model falls along d, given A d; the damping is no part of it."""
-        return -float(self.gradient @ direction + 0.5 * (direction @ curved))
+    def predicted_reduction(self, direction: Tensor, curvature: float) -> float:
+        """How much the model falls along d, given d^T A d; the damping is no part of it."""
+        return -float(self.gradient @ direction) - 0.5 * curvature
+
+    def corrected(self, proposal: Proposal, direction: Tensor, loss: Tensor) -> Tensor | None:
+        r"""The direction d with a second-order correction; None where there is none.
+
+        A step d leaves of the residuals r that :math:`e = r(\theta + d) - r - J d`, half their
+        second derivative along d and what follows. The Gauss-Newton step for e takes it away
+        but for the third order, with the factor at hand:
+
+        .. math:: d - (J^T J + \lambda I)^{-1} J^T e.
+
+        A correction longer than :math:`\tfrac34 |d|` is none: there the series does not
+        converge (Transtrum and Sethna 2012, *Improvements to the Levenberg-Marquardt algorithm
+        for nonlinear least-squares minimization*, whose geodesic acceleration takes the second
+        derivative at the starting point).
+
+        Args:
+            proposal: what proposed d.
+            direction: d, P entries.
+            loss: with its graph, at the point plus d.
+        """
+        if proposal.inverse is None or self._space is None:
+            return None
+        target = self._space.target_at(loss)
+        if target is None:
+            return None
+        d = direction if self._variables is None else direction / self._variables
+        remainder = target - self._space.target - self._space.tangents.push(d)
+        correction = proposal.inverse.correction(remainder)
+        norm = torch.linalg.vector_norm
+        if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
+            return None
+        if self._variables is not None:
+            correction = self._variables * correction
+        return direction + correction
 
     def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
         """A step that reduces the model, by conjugate gradients up to negative curvature.
@@ -131,16 +174,15 @@ class QuadraticModel:
             solution = conjugate_gradient(
                 A, -self._g, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
             )
-            found = [(solution.x, solution.Ax - damping * solution.x)]
-            candidates = found if bool(solution.x.any()) else []
+            candidates = [_candidate(solution, damping)] if bool(solution.x.any()) else []
             return self._proposal(candidates, solution, solution.stop is negative, self.path)
 
         inverse = self._space.at(damping)
-        first = inverse.step(self._g)
-        curved = self._A @ first
+        first, image = inverse.step(self._g)
         if self._exact_inverse:
-            solved = Solution.direct(first, curved + damping * first)
-            return self._proposal([(first, curved)], solved, False, self.path)
+            self.products += 1
+            return self._direct(first, image, inverse)
+        curved = self._A @ first
         residual = -self._g - curved - damping * first
         norm = float(torch.linalg.vector_norm(residual))
         solution = conjugate_gradient(
@@ -151,19 +193,20 @@ class QuadraticModel:
             max_iter=max_iter,
             min_curvature=1e-3 * damping,
         )
-        candidates = [(first, curved)]
+        candidates = [(first, float(first @ curved))]
         if bool(solution.x.any()):
-            better = (first + solution.x, curved + solution.Ax - damping * solution.x)
+            x = first + solution.x
+            better = x, float(x @ (curved + solution.Ax - damping * solution.x))
             # Where the curvature is negative the model cannot tell which of the two is better.
             candidates = [better, *candidates] if solution.stop is negative else [better]
-        return self._proposal(candidates, solution, solution.stop is negative, self.path)
+        proposal = self._proposal(candidates, solution, solution.stop is negative, self.path)
+        return replace(proposal, inverse=inverse)
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite."""
         if damping == 0 and self._exact_inverse and self._space is not None:
             d = least_squares_step(self._space, self._g)
-            curved = self._A @ d
-            return self._proposal([(d, curved)], Solution.direct(d, curved), False, self.path)
+            return self._direct(d, self._space.tangents.push(d))
         if self._space is not None:
             M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
         else:
@@ -171,8 +214,7 @@ class QuadraticModel:
         solution, indefinite = solve_symmetric(
             damped(self._A, damping), -self._g, M, tol=tol, max_iter=max_iter
         )
-        found = [(solution.x, solution.Ax - damping * solution.x)]
-        candidates = [] if solution.stop is Stop.NON_FINITE else found
+        candidates = [] if solution.stop is Stop.NON_FINITE else [_candidate(solution, damping)]
         return self._proposal(
             candidates, solution, indefinite, Path.INDEFINITE if indefinite else self.path
         )
@@ -181,7 +223,23 @@ class QuadraticModel:
         self, candidates: list[Candidate], solution: Solution, negative: bool, path: Path
     ) -> Proposal:
         """The proposal in the parameters themselves."""
-        if self._variables is not None:
-            e = self._variables
-            candidates = [(e * d, curved / e) for d, curved in candidates]
-        return Proposal(candidates, solution, negative, path)
+        return Proposal(
+            [(self._unscaled(d), curvature) for d, curvature in candidates],
+            solution.stop,
+            solution.iterations,
+            solution.curvature_min,
+            negative,
+            path,
+        )
+
+    def _direct(self, d: Tensor, image: Tensor, inverse: DampedInverse | None = None) -> Proposal:
+        """A Gauss-Newton step, given J d, that a factorisation gave."""
+        found = [(self._unscaled(d), float(image @ image))]
+        return Proposal(found, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
+
+    def _unscaled(self, d: Tensor) -> Tensor:
+        return d if self._variables is None else self._variables * d
+
+
+def _candidate(solution: Solution, damping: float) -> Candidate:
+    return solution.x, float(solution.x @ (solution.Ax - damping * solution.x))

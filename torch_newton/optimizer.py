@@ -44,7 +44,9 @@ class RegNewton(torch.optim.Optimizer):
     vectors, or its Gauss-Newton part :math:`J^T Q J`; I may also be D, like the diagonal of that
     part; and :math:`\lambda` follows a rule. By default each step takes the combination that has
     gained most for its cost (`torch_newton.arms`). The system is solved in the space of the
-    residuals where these can be read off the graph, and by conjugate gradients from there.
+    residuals where these can be read off the graph, and by conjugate gradients from there; and
+    there a step that an adaptive rule refuses is tried once more, at ``lr=1``, with a second-order
+    correction (`QuadraticModel.corrected`).
 
     The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.
@@ -329,6 +331,7 @@ class RegNewton(torch.optim.Optimizer):
             damping=0.0 if solved is None else solved["damping"],
             ratio=math.nan,
             accepted=False,
+            corrected=False,
             attempts=0,
             cg_iterations=0,
             products=model.products,

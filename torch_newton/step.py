@@ -89,6 +89,7 @@ class Step:
         damping: lambda; absolute in an unscaled arm, a pure number in a scaled one.
         ratio: actual over predicted reduction of L; NaN where the rule makes no ratio test.
         accepted: whether the parameters moved.
+        corrected: whether they did by a step with a second-order correction.
         attempts: how many damping values were tried.
         cg_iterations: iterations of the linear solver.
         products: Hessian- or Gauss-Newton-vector products.
@@ -113,6 +114,7 @@ class Step:
     damping: float
     ratio: float
     accepted: bool
+    corrected: bool
     attempts: int
     cg_iterations: int
     products: int

@@ -159,22 +159,34 @@ class Trials:
         if joined is None or self._weight == 1:
             return joined
         root = math.sqrt(self._weight)
-        return FunctionSpace(scaled(joined.tangents, root), joined.target * root)
+
+        def target_at(loss: Tensor) -> Tensor | None:
+            found = joined.target_at(loss)
+            return None if found is None else found * root
+
+        tangents = scaled(joined.tangents, root)
+        return FunctionSpace(tangents, joined.target * root, target_at=target_at)
 
     def loss_at(self, direction: Tensor) -> float:
         """F at the starting point plus `direction`; NaN where it is not finite."""
+        return self.evaluate_at(direction)[0]
 
-        def evaluate() -> float:
+    def evaluate_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
+        """The same, and the loss L of this process with its graph, where it is finite."""
+
+        def evaluate() -> Tensor | None:
             try:
                 captured = capture(self.closure, double_backward=self._double_backward)
             except NonFiniteLossError:
-                return math.nan
-            return self._signed(captured.loss).item()
+                return None
+            return self._signed(captured.loss)
 
-        loss = self.ranks.agree(self._at(direction, evaluate), self.params[0])
+        graph = self._at(direction, evaluate)
+        own = math.nan if graph is None else graph.item()
+        loss = self.ranks.agree(own, self.params[0])
         if self._weight != 1:
-            return self.loss + self._weight * (loss - self.loss)
-        return loss if self._tilt is None else loss + float(self._tilt @ direction)
+            return self.loss + self._weight * (loss - self.loss), graph
+        return loss if self._tilt is None else loss + float(self._tilt @ direction), graph
 
     def gradient_at(self, direction: Tensor) -> Tensor:
         """The gradient of the loss that this process evaluates, at the start plus `direction`."""
