@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -124,6 +123,11 @@ def test_a_correction_that_is_long_beside_the_step_is_none() -> None:
     assert model.corrected(proposal, d, problem.at(0.01 * d)) is None
 
 
+def residuals(x: Tensor) -> Tensor:
+    """Of Rosenbrock's function, which is the sum of their squares over two."""
+    return 2**0.5 * torch.stack([1 - x[0], 10 * (x[1] - x[0] ** 2)])
+
+
 def rosenbrock(
     lr: float = 1.0, damping: float | str = "auto"
 ) -> tuple[RegNewton, Callable[[], Tensor], nn.Parameter]:
@@ -132,8 +136,7 @@ def rosenbrock(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        r = torch.stack([1 - x[0], 10 * (x[1] - x[0] ** 2)])
-        loss = r.square().sum()
+        loss = residuals(x).square().sum() / 2
         loss.backward()
         return loss
 
@@ -159,24 +162,51 @@ def test_a_refused_step_is_corrected_and_then_compared() -> None:
     torch.testing.assert_close(x.detach(), torch.ones(2), rtol=1e-8, atol=1e-8)
 
 
-def test_there_is_none_under_a_fixed_damping_or_a_length_of_its_own() -> None:
-    """The step of the theory is the solution of its system, and `lr` times it what was asked."""
-    fixed, closure, _ = rosenbrock(damping=1e-8)
+def test_there_is_none_under_a_fixed_damping() -> None:
+    """The step of the theory is the solution of its system."""
+    optimizer, closure, _ = rosenbrock(damping=1e-8)
     for _ in range(5):
-        fixed.step(closure)
-        assert fixed.last_step is not None
-        assert not fixed.last_step.corrected
-        assert fixed.last_step.closure_calls <= 3
-    short, closure, x = rosenbrock(lr=0.5)
-    for _ in range(20):
-        at = copy.deepcopy(x.detach())
-        r = torch.stack([1 - at[0], 10 * (at[1] - at[0] ** 2)])
-        J = torch.stack([torch.tensor([-1.0, 0.0]), torch.stack([-20 * at[0], torch.tensor(10.0)])])
-        short.step(closure)
-        step = short.last_step
+        optimizer.step(closure)
+        step = optimizer.last_step
         assert step is not None
         assert not step.corrected
-        if step.accepted and not step.arm.scaled:
-            M = 2 * J.T @ J + step.damping * torch.eye(2)
-            d = -torch.linalg.solve(M, 2 * J.T @ r)
-            torch.testing.assert_close(x.detach() - at, 0.5 * d, rtol=1e-6, atol=1e-9)
+        assert step.closure_calls <= 3
+
+
+def test_at_another_length_the_step_of_that_length_is_corrected() -> None:
+    """And never across groups of different lengths, of which one may be zero."""
+    optimizer, closure, x = rosenbrock(lr=0.7)
+    seen = 0
+    for _ in range(60):
+        at = x.detach().clone()
+        optimizer.step(closure)
+        step = optimizer.last_step
+        assert step is not None
+        if not step.accepted or step.arm.scaled:
+            continue
+        rows = [[-1.0, 0.0], [-20 * float(at[0]), 10.0]]
+        J = 2**0.5 * torch.tensor(rows)
+        M = J.T @ J + step.damping * torch.eye(2)
+        d = -0.7 * torch.linalg.solve(M, J.T @ residuals(at))
+        if step.corrected:
+            e = residuals(at + d) - residuals(at) - J @ d
+            d = d - torch.linalg.solve(M, J.T @ e)
+            seen += 1
+        torch.testing.assert_close(x.detach() - at, d, rtol=1e-5, atol=1e-8)
+    assert seen > 0
+
+    y = nn.Parameter(torch.tensor(1.0))
+    x = nn.Parameter(torch.tensor(-1.2))
+    optimizer = RegNewton([{"params": [x]}, {"params": [y], "lr": 0.0}], curvature="gauss_newton")
+
+    def two() -> Tensor:
+        optimizer.zero_grad()
+        loss = residuals(torch.stack([x, y])).square().sum() / 2
+        loss.backward()
+        return loss
+
+    for _ in range(20):
+        optimizer.step(two)
+        assert optimizer.last_step is not None
+        assert not optimizer.last_step.corrected
+    assert y.item() == 1.0

@@ -141,9 +141,8 @@ class Attempts:
 
     def _corrected(self, proposal: Proposal, tried: Tried) -> Tried | None:
         """A refused step with its second-order correction, where there is one."""
-        whole = isinstance(self.lengths, float) and self.lengths == 1.0
-        if not whole or not math.isfinite(tried.loss):
-            return None
+        if isinstance(self.lengths, Tensor) or not math.isfinite(tried.loss):
+            return None  # a correction would mix groups of different lengths
         if tried.direction is None or tried.graph is None:
             return None
         direction = self.model.corrected(proposal, tried.direction, tried.graph)

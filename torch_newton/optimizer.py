@@ -45,8 +45,8 @@ class RegNewton(torch.optim.Optimizer):
     part; and :math:`\lambda` follows a rule. By default each step takes the combination that has
     gained most for its cost (`torch_newton.arms`). The system is solved in the space of the
     residuals where these can be read off the graph, and by conjugate gradients from there; and
-    there a step that an adaptive rule refuses is tried once more, at ``lr=1``, with a second-order
-    correction (`QuadraticModel.corrected`).
+    there a step that an adaptive rule refuses is tried once more with a second-order correction
+    (`QuadraticModel.corrected`), unless parameter groups differ in `lr`.
 
     The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.
