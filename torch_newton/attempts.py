@@ -29,13 +29,11 @@ class Tried:
         direction: by how much the parameters would move.
         predicted: reduction of the model along it.
         loss: at its end; NaN where it is not finite.
-        graph: the loss of this process there, with its graph.
     """
 
     direction: Tensor | None = None
     predicted: float = math.nan
     loss: float = math.nan
-    graph: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Attempts:
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             proposal = self._solve(damping, forcing, step.arm.exact)
             iterations += proposal.iterations
-            tried = self._best(proposal)
+            tried, graph = self._best(proposal)
             attempt = Attempt(
                 number,
                 tried.direction is not None,
@@ -86,18 +84,20 @@ class Attempts:
             accepted = _accepts(retrying, attempt, tried)
             corrected = None
             if retrying is not None and not accepted:
-                corrected = self._corrected(proposal, tried)
+                corrected = self._corrected(proposal, tried, graph)
+            graph = None  # frees the memory for the next evaluation
             if corrected is not None:
-                second = replace(attempt, ratio=_ratio(step.loss, corrected, scale.epsilon))
-                if _accepts(retrying, second, corrected):
-                    accepted, attempt, tried = True, second, corrected
+                again = Tried(corrected, tried.predicted, self.trials.loss_at(corrected))
+                second = replace(attempt, ratio=_ratio(step.loss, again, scale.epsilon))
+                if _accepts(retrying, second, again):
+                    accepted, attempt, tried = True, second, again
             step = replace(
                 step,
                 loss_after=tried.loss,
                 damping=damping,
                 ratio=attempt.ratio,
                 accepted=accepted,
-                corrected=tried is corrected,
+                corrected=corrected is not None and tried.direction is corrected,
                 attempts=number,
                 cg_iterations=iterations,
                 products=self.model.products,
@@ -124,9 +124,9 @@ class Attempts:
             max_iter = PRODUCTS[exact, model.path is Path.FUNCTION_SPACE]
         return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
 
-    def _best(self, proposal: Proposal) -> Tried:
-        """Of the steps proposed the one of lowest loss."""
-        best = Tried()
+    def _best(self, proposal: Proposal) -> tuple[Tried, Tensor | None]:
+        """Of the steps proposed the one of lowest loss, and that loss with its graph."""
+        best, graph = Tried(), None
         for d, curvature in proposal.candidates:
             direction = self.lengths * d
             if isinstance(self.lengths, Tensor):
@@ -134,21 +134,20 @@ class Attempts:
             else:
                 curvature = self.lengths**2 * curvature  # noqa: PLW2901
             predicted = self.model.predicted_reduction(direction, curvature)
-            tried = Tried(direction, predicted, *self.trials.evaluate_at(direction))
-            if best.direction is None or tried.loss < best.loss or math.isnan(best.loss):
-                best = tried
-        return best
+            loss, found = self.trials.evaluate_at(direction)
+            if best.direction is None or loss < best.loss or math.isnan(best.loss):
+                best, graph = Tried(direction, predicted, loss), found
+        return best, graph
 
-    def _corrected(self, proposal: Proposal, tried: Tried) -> Tried | None:
-        """A refused step with its second-order correction, where there is one."""
-        if isinstance(self.lengths, Tensor) or not math.isfinite(tried.loss):
-            return None  # a correction would mix groups of different lengths
-        if tried.direction is None or tried.graph is None:
+    def _corrected(self, proposal: Proposal, tried: Tried, graph: Tensor | None) -> Tensor | None:
+        """A refused step with its second-order correction, where that has a chance."""
+        if isinstance(self.lengths, Tensor):  # it would mix groups of different lengths
             return None
-        direction = self.model.corrected(proposal, tried.direction, tried.graph)
-        if direction is None:
+        if not (tried.predicted > 0 and math.isfinite(tried.loss)):
             return None
-        return Tried(direction, tried.predicted, *self.trials.evaluate_at(direction))
+        if tried.direction is None or graph is None:
+            return None
+        return self.model.corrected(proposal, tried.direction, graph)
 
 
 def _accepts(retrying: RetryingRule | None, attempt: Attempt, tried: Tried) -> bool:
