@@ -86,6 +86,7 @@ case("scaling and no rows", "scaling='jacobian' needs the rows")(
 case("scaling of exp", "scaling='jacobian' needs a loss", ClosureError)(
     lambda: stepped_on_exp(scaling="jacobian", curvature="hessian")
 )
+option("correction must be True or False", correction=[1, None, "auto", 0.0])
 option("maximize must be True or False", maximize=[1, None, "yes", 0.0])
 
 for _wrong in (nan, -1.0, inf, -inf):

@@ -129,10 +129,12 @@ def residuals(x: Tensor) -> Tensor:
 
 
 def rosenbrock(
-    lr: float = 1.0, damping: float | str = "auto"
+    lr: float = 1.0, damping: float | str = "auto", correction: bool = True
 ) -> tuple[RegNewton, Callable[[], Tensor], nn.Parameter]:
     x = nn.Parameter(torch.tensor([-1.2, 1.0]))
-    optimizer = RegNewton([x], lr=lr, damping=damping, curvature="gauss_newton")
+    optimizer = RegNewton(
+        [x], lr=lr, damping=damping, curvature="gauss_newton", correction=correction
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -162,7 +164,7 @@ def test_a_refused_step_is_corrected_and_then_compared() -> None:
     torch.testing.assert_close(x.detach(), torch.ones(2), rtol=1e-8, atol=1e-8)
 
 
-def test_there_is_none_under_a_fixed_damping() -> None:
+def test_there_is_none_under_a_fixed_damping_or_where_it_is_off() -> None:
     """The step of the theory is the solution of its system."""
     optimizer, closure, _ = rosenbrock(damping=1e-8)
     for _ in range(5):
@@ -171,6 +173,13 @@ def test_there_is_none_under_a_fixed_damping() -> None:
         assert step is not None
         assert not step.corrected
         assert step.closure_calls <= 3
+    optimizer, closure, _ = rosenbrock(correction=False)
+    for _ in range(10):
+        optimizer.step(closure)
+        step = optimizer.last_step
+        assert step is not None
+        assert not step.corrected
+        assert step.closure_calls == step.attempts + 1 + (step.iteration == 1)
 
 
 def test_at_another_length_the_step_of_that_length_is_corrected() -> None:

@@ -141,7 +141,8 @@ class Attempts:
 
     def _corrected(self, proposal: Proposal, tried: Tried, graph: Tensor | None) -> Tensor | None:
         """A refused step with its second-order correction, where that has a chance."""
-        if isinstance(self.lengths, Tensor):  # it would mix groups of different lengths
+        # With a length for each parameter it would mix groups, of which some may stand still.
+        if not self.options.correction or isinstance(self.lengths, Tensor):
             return None
         if not (tried.predicted > 0 and math.isfinite(tried.loss)):
             return None

@@ -98,6 +98,8 @@ class RegNewton(torch.optim.Optimizer):
         hvp: how the Hessian's products are taken. ``"exact"`` is by differentiating twice;
             ``"finite_difference"`` by central differences of the gradient, at two evaluations
             of the closure a product; ``"auto"`` is exact where the graph allows it.
+        correction: whether, in function space and under an adaptive damping, a refused step is
+            tried once more with a second-order correction before lambda is raised.
         maximize: whether to maximize the loss; `last_step` then speaks of -L.
 
     Raises:
@@ -118,6 +120,7 @@ class RegNewton(torch.optim.Optimizer):
         width: int | None = None,
         scaling: str | None = "auto",
         hvp: str = "auto",
+        correction: bool = True,
         maximize: bool = False,
     ) -> None:
         check_lr(lr)
@@ -131,6 +134,7 @@ class RegNewton(torch.optim.Optimizer):
             width,
             scaling,
             hvp,
+            correction,
             maximize,
         )
         self._warned = False

@@ -24,6 +24,7 @@ a rule with constants out of range                  needs
 ``scaling`` unknown                                 scaling must be
 ``scaling`` with another preconditioner             scaling='jacobian' needs the rows
 ``scaling`` of a loss whose rows cannot be read     scaling='jacobian' needs a loss
+``correction`` not a bool                           correction must be True or False
 ``maximize`` not a bool                             maximize must be True or False
 another optimizer's option in a group               RegNewton has no
 an option other than ``lr`` in a group              cannot differ between parameter groups
@@ -105,6 +106,7 @@ class Options:
     width: int | None
     scaling: str | None = "auto"
     hvp: str = "auto"
+    correction: bool = True
     maximize: bool = False
 
     def __post_init__(self) -> None:
@@ -121,8 +123,9 @@ class Options:
         if self.hvp not in HVPS:
             names = ", ".join(repr(name) for name in HVPS)
             raise ValueError(f"hvp must be one of {names}, not {self.hvp!r}")
-        if not isinstance(self.maximize, bool):
-            raise ValueError(f"maximize must be True or False, not {self.maximize!r}")
+        for name in ("correction", "maximize"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not (self.preconditioner in (None, "auto") or callable(self.preconditioner)):
             raise ValueError(
                 f"preconditioner must be 'auto', None or a callable, not {self.preconditioner!r}"
