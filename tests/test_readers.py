@@ -94,6 +94,9 @@ X, POINTS = randn(6, 4, 3), randn(10, 3)
 LAYERS = torch.nn.TransformerEncoderLayer
 
 GRAPHS: dict[str, Callable[[], Graph]] = {
+    "a matrix as a tensor of another class": lambda: functional(
+        lambda w: torch.tanh(POINTS @ torch.ops.aten.alias(w)), (3, 2)
+    ),
     "layer norm": lambda: of(
         network(nn.Linear(3, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 1)), 7, 3
     ),

@@ -271,6 +271,7 @@ def leaf(*shape: int) -> Tensor:
 
 NODES: dict[str, Callable[[], Tensor]] = {
     "AddBackward0": lambda: leaf(2) + leaf(2),
+    "AliasBackward0": lambda: torch.ops.aten.alias(leaf(2)),
     "CatBackward0": lambda: torch.cat([leaf(2), leaf(2)]),
     "CloneBackward0": lambda: leaf(2).clone(),
     "DivBackward0": lambda: leaf(2) / 3.0,

@@ -30,9 +30,12 @@ def operands(node: Node) -> list[GradientEdge | None]:
 
 
 def saved(node: Node, name: str, default: Any = None) -> Any:
-    """What a node keeps of its forward pass under `name`; tensors without their graph."""
+    """What a node keeps of its forward pass under `name`; tensors plain, without their graph."""
     value = getattr(node, f"_saved_{name}", default)
-    return value.detach() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach()
+    return value if type(value) is Tensor else value.as_subclass(Tensor)
 
 
 def leaf(node: Node) -> Tensor | None:

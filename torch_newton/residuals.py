@@ -22,8 +22,8 @@ from .graph import inputs, saved
 from .operators import LinearOperator, symmetric
 
 LINEAR = {
-    "AddBackward0", "AddBackward1", "CatBackward0", "CloneBackward0", "DivBackward0",
-    "DivBackward1", "ExpandBackward0", "IndexBackward0", "IndexSelectBackward0",
+    "AddBackward0", "AddBackward1", "AliasBackward0", "CatBackward0", "CloneBackward0",
+    "DivBackward0", "DivBackward1", "ExpandBackward0", "IndexBackward0", "IndexSelectBackward0",
     "MaskedFillBackward0",
     "MeanBackward0", "MeanBackward1", "MulBackward0", "MulBackward1", "NegBackward0",
     "NllLoss2DBackward0", "NllLossBackward0", "PermuteBackward0", "ReshapeAliasBackward0",

@@ -115,6 +115,7 @@ VIEWS: dict[str, Callable[[Node, Tensor, torch.Size], Tensor] | None] = {
     ),
     "PermuteBackward0": lambda node, x, shape: x.permute([_dim(d) for d in saved(node, "dims")]),
     "ExpandBackward0": lambda node, x, shape: x.expand(shape),
+    "AliasBackward0": _reshaped,  # as_subclass, for tensors that carry labels
     "CloneBackward0": _reshaped,
     "ReshapeAliasBackward0": _reshaped,
     "SqueezeBackward0": _reshaped,
