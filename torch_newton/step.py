@@ -89,7 +89,8 @@ class Step:
         damping: lambda; absolute in an unscaled arm, a pure number in a scaled one.
         ratio: actual over predicted reduction of L; NaN where the rule makes no ratio test.
         accepted: whether the parameters moved.
-        corrected: whether they did by a step with a second-order correction.
+        corrected: whether they did by a step with a second-order correction; `ratio` then compares
+            its loss with the reduction predicted for the uncorrected one.
         attempts: how many damping values were tried.
         cg_iterations: iterations of the linear solver.
         products: Hessian- or Gauss-Newton-vector products.
