@@ -97,7 +97,7 @@ class Attempts:
                 damping=damping,
                 ratio=attempt.ratio,
                 accepted=accepted,
-                corrected=corrected is not None and tried.direction is corrected,
+                corrected=accepted and tried.direction is corrected,
                 attempts=number,
                 cg_iterations=iterations,
                 products=self.model.products,

@@ -156,11 +156,10 @@ class Ranks:
             mine = space.target_at(loss)
             if not self.everywhere(mine is not None, like) or mine is None:
                 return None
-            return self._rows(mine, rows) / math.sqrt(world)
+            return self._rows(mine, rows)
 
-        target = self._rows(space.target, rows) / math.sqrt(world)
-        tangents = scaled(tangents, 1 / math.sqrt(world))
-        return FunctionSpace(tangents, target, target_at=target_at)
+        target = self._rows(space.target, rows)
+        return FunctionSpace(tangents, target, target_at=target_at).times(1 / math.sqrt(world))
 
     def _tangents(self, tangents: Tangents, rows: list[int]) -> Tangents | None:
         """The factors of all ranks one below the other; None where they are of several kinds."""
@@ -204,18 +203,6 @@ class Ranks:
         parts = [torch.empty_like(tensor) for _ in range(world)]
         dist.all_gather(parts, tensor.contiguous(), group=self._group)
         return torch.stack(parts)
-
-
-def scaled(tangents: Tangents, factor: float) -> Tangents:
-    """The same rows times a number."""
-    lefts: dict[int, Tensor] = {}  # a weight and its bias share theirs
-    factors: list[Factor | None] = []
-    for f in tangents.factors:
-        if f is not None:
-            left = lefts.setdefault(id(f.left), f.left * factor)
-            f = Factor(left, f.right)  # noqa: PLW2901
-        factors.append(f)
-    return Tangents(factors, tangents.like, tangents.rows)
 
 
 def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:

@@ -81,6 +81,17 @@ class FunctionSpace:
         gradient = scaling.vector * self.gradient
         return FunctionSpace(scaling.apply(self.tangents), self.target, gradient, self.target_at)
 
+    def times(self, number: float) -> FunctionSpace:
+        """The same of the loss times the square of a number."""
+
+        def target_at(loss: Tensor) -> Tensor | None:
+            found = self.target_at(loss)
+            return None if found is None else found * number
+
+        return FunctionSpace(
+            self.tangents.times(number), self.target * number, self.gradient * number**2, target_at
+        )
+
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""
         return symmetric(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -199,8 +199,7 @@ class QuadraticModel:
             better = x, float(x @ (curved + solution.Ax - damping * solution.x))
             # Where the curvature is negative the model cannot tell which of the two is better.
             candidates = [better, *candidates] if solution.stop is negative else [better]
-        proposal = self._proposal(candidates, solution, solution.stop is negative, self.path)
-        return replace(proposal, inverse=inverse)
+        return self._proposal(candidates, solution, solution.stop is negative, self.path, inverse)
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite."""
@@ -220,7 +219,12 @@ class QuadraticModel:
         )
 
     def _proposal(
-        self, candidates: list[Candidate], solution: Solution, negative: bool, path: Path
+        self,
+        candidates: list[Candidate],
+        solution: Solution,
+        negative: bool,
+        path: Path,
+        inverse: DampedInverse | None = None,
     ) -> Proposal:
         """The proposal in the parameters themselves."""
         return Proposal(
@@ -230,6 +234,7 @@ class QuadraticModel:
             solution.curvature_min,
             negative,
             path,
+            inverse,
         )
 
     def _direct(self, d: Tensor, image: Tensor, inverse: DampedInverse | None = None) -> Proposal:

@@ -14,7 +14,7 @@ Gauss-Newton matrix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,16 @@ class Tangents:
         """The rows of the given numbers, each times a number."""
         factors = [None if f is None else f.take(index, scale) for f in self.factors]
         return Tangents(factors, self.like, len(index))
+
+    def times(self, number: float) -> Tangents:
+        """The rows, all times a number."""
+        lefts: dict[int, Tensor] = {}  # a weight and its bias share theirs
+        factors: list[Factor | None] = []
+        for f in self.factors:
+            if f is not None:
+                f = replace(f, left=lefts.setdefault(id(f.left), f.left * number))  # noqa: PLW2901
+            factors.append(f)
+        return Tangents(factors, self.like, self.rows)
 
     def dense(self) -> Tensor:
         """J, R x P."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .accumulation import BackwardCalls
 from .closure import Captured, Closure, ClosureError, ClosureWarning, NonFiniteLossError, capture
-from .distributed import RankError, Ranks, scaled
+from .distributed import RankError, Ranks
 from .flat import flatten, unflatten
 from .function_space import FunctionSpace
 from .operators import LinearOperator
@@ -158,14 +158,7 @@ class Trials:
         joined = self.ranks.joined(space, self.params[0])
         if joined is None or self._weight == 1:
             return joined
-        root = math.sqrt(self._weight)
-
-        def target_at(loss: Tensor) -> Tensor | None:
-            found = joined.target_at(loss)
-            return None if found is None else found * root
-
-        tangents = scaled(joined.tangents, root)
-        return FunctionSpace(tangents, joined.target * root, target_at=target_at)
+        return joined.times(math.sqrt(self._weight))
 
     def loss_at(self, direction: Tensor) -> float:
         """F at the starting point plus `direction`; NaN where it is not finite."""
