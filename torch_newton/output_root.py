@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,11 +46,16 @@ class Root:
 
     def apply(self, u: Tensor) -> Tensor:
         """Q^{1/2} u, for u shaped like z."""
-        return _apply(self.matrix, u.reshape(self.rows, self.columns, 1)).reshape(u.shape)
+        return self._times(self.matrix, u)
 
     def solve(self, u: Tensor) -> Tensor:
         """Q^{-1/2} u, zero where Q is, for u shaped like z."""
-        return _apply(self.inverse, u.reshape(self.rows, self.columns, 1)).reshape(u.shape)
+        return self._times(self.inverse, u)
+
+    def _times(self, matrix: Tensor, u: Tensor) -> Tensor:
+        if matrix.ndim == 2:
+            return matrix.reshape(u.shape) * u
+        return _apply(matrix, u.reshape(self.rows, self.columns, 1)).reshape(u.shape)
 
 
 def output_root(term: Term) -> Root | None:
@@ -58,9 +64,11 @@ def output_root(term: Term) -> Root | None:
     rows = like.shape[0] if like.ndim else 1
     columns = like.numel() // rows
     if term.curvature is not None:
-        root = term.curvature.sqrt()
-        inverse = torch.where(root > 0, 1 / root, 0.0)
-        return Root(*(part.expand(like.shape).reshape(rows, columns) for part in (root, inverse)))
+        if term.curvature.numel() == 1:
+            q = math.sqrt(float(term.curvature))
+            sizes = (rows, columns)
+            return Root(like.new_full(sizes, q), like.new_full(sizes, 1 / q if q > 0 else 0.0))
+        return _diagonal_root(term.curvature.reshape(rows, columns))
     product = term.hessian_product()
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)

@@ -197,17 +197,26 @@ def _terms(
     """The terms; of those whose weight has the wrong sign the names."""
     if not candidates:
         return
-    weights = torch.autograd.grad(loss, [edge for edge, _, _ in candidates], retain_graph=True)
+    weights = _weights(loss, [edge for edge, _, _ in candidates])
     for weight, (edge, z, curved) in zip(weights, candidates, strict=True):
         if not bool((weight >= 0 if curved.sign > 0 else weight <= 0).all()):
             yield edge.node.name()
             continue
+        square = None if curved.square is None else curved.square(edge.node, weight)
+        if square is not None:
+            residual, curvature = square
+            yield Term(edge, weight, z, curvature * residual, curvature)
+            continue
         # Cut off at z: another term's z may lie further back on the same path.
         (gradient,) = torch.autograd.grad([edge], [z], [weight], retain_graph=True)
-        second = None
-        if curved.second is not None:
-            second = curved.second(edge.node, weight.detach(), gradient)
-        yield Term(edge, weight.detach(), z, gradient.detach(), second)
+        yield Term(edge, weight, z, gradient.detach())
+
+
+def _weights(loss: Tensor, edges: Sequence[GradientEdge]) -> list[Tensor]:
+    """The derivative of the loss with respect to what is at each edge."""
+    if list(edges) == [torch.autograd.graph.get_gradient_edge(loss)]:
+        return [torch.ones_like(loss)]
+    return [w.detach() for w in torch.autograd.grad(loss, list(edges), retain_graph=True)]
 
 
 def _only_input(node: Node) -> GradientEdge | None:
@@ -220,15 +229,17 @@ def _squared(node: Node) -> GradientEdge | None:
     """x ** 2 and torch.square(x); of |x|_2 ** 2 the entries of x rather than their norm."""
     if float(saved(node, "exponent")) != 2.0:
         return None
+    norm = _norm(node)
+    return inputs(node)[0] if norm is None else _only_input(norm)
+
+
+def _norm(node: Node) -> Node | None:
+    """The Euclidean norm that a square is the square of, where it is one."""
     (base,) = inputs(node)
-    if base.node.name() in NORMS and _order(base.node) == 2.0:
-        return _only_input(base.node)
-    return base
-
-
-def _order(node: Node) -> float:
-    order = saved(node, "ord", saved(node, "p"))
-    return 2.0 if order is None else float(order)
+    if base.node.name() not in NORMS:
+        return None
+    order = saved(base.node, "ord", saved(base.node, "p"))
+    return base.node if order is None or float(order) == 2.0 else None
 
 
 def _logits(node: Node) -> GradientEdge | None:
@@ -245,14 +256,26 @@ def _product_with_itself(node: Node) -> GradientEdge | None:
     return edges[0] if len(edges) == 2 and edges[0] == edges[1] else None
 
 
-def _of_square(node: Node, weight: Tensor, z: Tensor) -> Tensor | None:
-    """2 w for the square of each entry, and for the sum of all squares."""
-    return 2 * weight if weight.shape == z.shape or weight.numel() == 1 else None
+Square = tuple[Tensor, Tensor]
+"""r and q of a term whose derivative in z is q r, and whose second derivative is q."""
 
 
-def _of_mean_square(node: Node, weight: Tensor, z: Tensor) -> Tensor | None:
-    """2 w, and 2 w / R for the mean."""
-    return 2 * weight / z.numel() if saved(node, "reduction") == MEAN else 2 * weight
+def _square(node: Node, weight: Tensor) -> Square | None:
+    """z and 2 w, for the square of each entry and for the sum of all squares."""
+    norm = _norm(node) if node.name() == "PowBackward0" else None
+    z = saved(node if norm is None else norm, "self")
+    known = isinstance(z, Tensor) and (weight.shape == z.shape or weight.numel() == 1)
+    return (z, 2 * weight) if known else None
+
+
+def _mean_square(node: Node, weight: Tensor) -> Square | None:
+    """z minus its target and 2 w, or 2 w / R for the mean."""
+    z, target = saved(node, "self"), saved(node, "target")
+    if not (isinstance(z, Tensor) and isinstance(target, Tensor)):
+        return None
+    if node.next_functions[0][0] is None:  # the target is what needs a gradient
+        z, target = target, z
+    return z - target, weight * (2 / z.numel() if saved(node, "reduction") == MEAN else 2)
 
 
 MEAN = 1
@@ -266,20 +289,20 @@ class Curved:
     Attributes:
         find: the input, z.
         sign: 1 where c is convex, -1 where it is concave.
-        second: the second derivative of w c(z) in each entry of z, from node, w and a tensor
-            of z's shape; without it, or where it gives None, autograd is asked.
+        square: where c is a square, what node and w say about it; without it, or where it
+            gives None, autograd is asked.
     """
 
     find: Callable[[Node], GradientEdge | None]
     sign: int = 1
-    second: Callable[[Node, Tensor, Tensor], Tensor | None] | None = None
+    square: Callable[[Node, Tensor], Square | None] | None = None
 
 
 CURVED: dict[str, Curved] = {
-    "PowBackward0": Curved(_squared, second=_of_square),
-    "MulBackward0": Curved(_product_with_itself, second=_of_square),
-    "DotBackward0": Curved(_product_with_itself, second=_of_square),
-    "MseLossBackward0": Curved(_only_input, second=_of_mean_square),
+    "PowBackward0": Curved(_squared, square=_square),
+    "MulBackward0": Curved(_product_with_itself, square=_square),
+    "DotBackward0": Curved(_product_with_itself, square=_square),
+    "MseLossBackward0": Curved(_only_input, square=_mean_square),
     "HuberLossBackward0": Curved(_only_input),
     "SmoothL1LossBackward0": Curved(_only_input),
     "BinaryCrossEntropyWithLogitsBackward0": Curved(_logits),
