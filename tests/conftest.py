@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torch_newton import RegNewton, hessian
+from torch_newton import RegNewton, hessian, tangents
 from torch_newton.flat import flatten, unflatten
 
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=40, derandomize=True)
@@ -31,6 +31,15 @@ def float64() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="module", params=["as factors", "as a matrix"])
+def held(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Jacobians in both forms, whatever their size."""
+    small = tangents.SMALL
+    tangents.SMALL = 0 if request.param == "as factors" else 10**9
+    yield
+    tangents.SMALL = small
 
 
 def generator(seed: int) -> torch.Generator:

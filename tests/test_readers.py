@@ -21,7 +21,7 @@ from torch_newton.readers import READERS, find_uses
 from torch_newton.rows import read_tangents
 from torch_newton.views import SCALES, VIEWS
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = pytest.mark.usefixtures("float64", "held")
 
 Graph = tuple[Tensor, list[Tensor]]
 

@@ -18,6 +18,8 @@ def _blocks(size: int) -> Iterator[tuple[int, int]]:
 
 def symmetric_product(A: Tensor) -> Tensor:
     """A A^T."""
+    if len(A) <= SMALL:
+        return A @ A.T
     total = A.new_zeros(len(A), len(A))
     add_product(total, A)
     return mirror(total)

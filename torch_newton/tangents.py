@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,13 +23,17 @@ from torch import Tensor
 from .factor import Factor
 from .flat import flatten, unflatten
 from .gram import gram
+from .symmetric_product import symmetric_product
+
+SMALL = 100_000
+"""Entries of a Jacobian up to which it is formed: a product then costs less than its calls."""
 
 __all__ = ["Factor", "Part", "Tangents", "joined", "stack"]
 
 
 @dataclass(frozen=True)
 class Tangents:
-    r"""A Jacobian J, R x P, held as factors; or as itself, where that is smaller.
+    r"""A Jacobian J, R x P, held as factors, and as itself, too, where it is small.
 
     Attributes:
         factors: for each parameter, or None where no row depends on it.
@@ -42,6 +47,8 @@ class Tangents:
 
     def push(self, v: Tensor) -> Tensor:
         """J v."""
+        if self._matrix is not None:
+            return self._matrix @ v
         result = v.new_zeros(self.rows)
         for factor, piece in zip(self.factors, unflatten(v, self.like), strict=True):
             if factor is not None:
@@ -50,6 +57,8 @@ class Tangents:
 
     def pull(self, u: Tensor) -> Tensor:
         """J^T u."""
+        if self._matrix is not None:
+            return u @ self._matrix
         return flatten(
             torch.zeros_like(param) if factor is None else factor.pull(u)
             for factor, param in zip(self.factors, self.like, strict=True)
@@ -57,11 +66,15 @@ class Tangents:
 
     def gram(self) -> Tensor:
         """J J^T, R x R: the empirical neural tangent kernel of z."""
+        if self._matrix is not None:
+            return symmetric_product(self._matrix)
         factors = [factor for factor in self.factors if factor is not None]
         return gram(factors) if factors else self.like[0].new_zeros(self.rows, self.rows)
 
     def squared_norms(self) -> Tensor:
         """The diagonal of J J^T."""
+        if self._matrix is not None:
+            return self._matrix.square().sum(1)
         total = self.like[0].new_zeros(self.rows)
         for factor in self.factors:
             if factor is not None:
@@ -92,6 +105,11 @@ class Tangents:
             ],
             dim=1,
         )
+
+    @cached_property
+    def _matrix(self) -> Tensor | None:
+        """J, where it is small."""
+        return self.dense() if self.rows * sum(p.numel() for p in self.like) <= SMALL else None
 
 
 Part = dict[int, Factor]
