@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import randn
 from torch import Tensor, nn
 
-from torch_newton import RegNewton, find_residuals, readers, rows
+from torch_newton import RegNewton, find_residuals, gradient, readers, rows
 from torch_newton.by_autograd import tangents_by_autograd
 from torch_newton.function_space import FunctionSpace, function_space
 from torch_newton.output_root import output_root
@@ -20,6 +20,8 @@ from torch_newton.readers import Use
 from torch_newton.rows import read_tangents
 from torch_newton.step import Path
 from torch_newton.views import VIEWS
+
+pytestmark = pytest.mark.usefixtures("held")
 
 Problem = tuple[Callable[[], Tensor], list[Tensor]]
 
@@ -379,8 +381,7 @@ def test_rows_without_residuals_are_checked_too() -> None:
     params = list(net.parameters())
     y[1:] = net(x)[1:].detach()
     value = F.mse_loss(net(x), y)
-    gradients = torch.autograd.grad(value, params, retain_graph=True)
-    space = function_space(find_residuals(value), params, gradients)
+    space = function_space(find_residuals(value), params, gradient(value, params))
     assert space is not None
     G = find_residuals(value).gauss_newton(params).dense()
     J = space.tangents.dense()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from examples.benchmarks.gram import laplacian_loss
-from torch_newton import find_residuals
+from torch_newton import find_residuals, gradient
 from torch_newton.function_space import function_space
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -62,6 +62,6 @@ def test_peak_memory_is_a_few_times_the_largest_layers_rows(kind: str, rows: int
         half = rows // 2
         loss = laplacian_loss(net, points[:half]) + net(points[half:]).square().mean()
     params = list(net.parameters())
-    gradients = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
-    peak = peak_numbers(lambda: function_space(find_residuals(loss), params, gradients))
+    g = gradient(loss, params)
+    peak = peak_numbers(lambda: function_space(find_residuals(loss), params, g))
     assert peak <= 3 * rows * 48**2 + rows**2

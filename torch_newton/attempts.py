@@ -154,8 +154,11 @@ class Attempts:
 def _accepts(retrying: RetryingRule | None, attempt: Attempt, tried: Tried) -> bool:
     if retrying is None:
         return math.isfinite(tried.loss)
-    standing = tried.direction is not None and not bool(tried.direction.any())  # lr is zero
-    return standing or (tried.predicted > 0 and retrying.accepts(attempt))
+    if tried.predicted > 0 and retrying.accepts(attempt):
+        return True
+    if tried.direction is None or tried.predicted != 0:
+        return False
+    return not bool(tried.direction.any())  # lr is zero
 
 
 def _ratio(loss: float, tried: Tried, epsilon: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ def _check(loss: Tensor) -> None:
             "loss.backward() was called on a loss without a graph: do not compute it under "
             "torch.no_grad() or from detached tensors, and leave some parameter trainable"
         )
-    if not torch.isfinite(loss):
+    if not math.isfinite(loss.item()):
         raise NonFiniteLossError(
             f"the loss is {loss.item()}: check the data for NaN and infinite values, and the "
             "model for overflow; the step changed nothing"

@@ -14,7 +14,7 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
     >>> flatten([torch.eye(2), torch.tensor(5.0)])
     tensor([1., 0., 0., 1., 5.])
     """
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return torch.cat([t if t.ndim == 1 else t.reshape(-1) for t in tensors])
 
 
 def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
@@ -24,5 +24,6 @@ def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     [tensor([[0., 1.],
             [2., 3.]]), tensor(4.)]
     """
-    pieces = torch.split(vector, [tensor.numel() for tensor in like])
-    return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
+    pieces = vector.split_with_sizes([tensor.numel() for tensor in like])
+    pairs = zip(pieces, like, strict=True)
+    return [piece if t.ndim == 1 else piece.view(t.shape) for piece, t in pairs]

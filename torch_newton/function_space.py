@@ -92,6 +92,13 @@ class FunctionSpace:
             self.tangents.times(number), self.target * number, self.gradient * number**2, target_at
         )
 
+    def rest(self, gradient: Tensor) -> Tensor | None:
+        """What of a gradient is not J^T target; None where that is nothing but rounding."""
+        if gradient is self.gradient:
+            return None
+        rest, norm = gradient - self.gradient, torch.linalg.vector_norm
+        return None if float(norm(rest)) <= 1e-8 * float(norm(gradient)) else rest
+
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""
         return symmetric(
@@ -134,12 +141,11 @@ class DampedInverse:
         if not self.space.dual:
             direction = -self._solve(gradient)
             return direction, tangents.push(direction)
-        rest = gradient - self.space.gradient
-        solution = self._solve(self.space.target)
-        direction = -tangents.pull(solution)
-        norm = torch.linalg.vector_norm
-        if bool(norm(rest) <= 1e-8 * norm(gradient)):
-            return direction, -(self.space.gram @ solution)
+        solution = self._solve(-self.space.target)
+        direction = tangents.pull(solution)
+        rest = self.space.rest(gradient)
+        if rest is None:
+            return direction, self.space.gram @ solution
         direction = direction - self._product(rest)
         return direction, tangents.push(direction)
 
@@ -156,13 +162,13 @@ class DampedInverse:
         return (v - tangents.pull(self._solve(tangents.push(v)))) / self.damping
 
     def _solve(self, u: Tensor) -> Tensor:
-        return torch.cholesky_solve(u[:, None], self.factor)[:, 0]
+        return torch.cholesky_solve(u.unsqueeze(1), self.factor).squeeze(1)
 
 
 def function_space(
     residuals: Residuals,
     params: Sequence[Tensor],
-    derivatives: Sequence[Tensor | None] | None = None,
+    gradient: Tensor | None = None,
 ) -> FunctionSpace | None:
     """The function space of a loss, of all its terms that can be read within the budget.
 
@@ -172,12 +178,12 @@ def function_space(
     Args:
         residuals: the terms of the loss.
         params: the P parameters.
-        derivatives: the gradient of the whole loss, where it is at hand: it spares a backward
+        gradient: that of the whole loss, P entries, where it is at hand: it spares a backward
             pass in checking what was read.
     """
     if not within_budget(residuals, params):
         return None
-    found = read_rows(residuals, params, derivatives)
+    found = read_rows(residuals, params, gradient)
     return None if found is None else FunctionSpace(*found)
 
 
@@ -195,7 +201,7 @@ def _of_outputs(residuals: Residuals) -> list[Term]:
 def read_rows(
     residuals: Residuals,
     params: Sequence[Tensor],
-    derivatives: Sequence[Tensor | None] | None = None,
+    gradient: Tensor | None = None,
 ) -> tuple[Tangents, Tensor, Tensor | None, TargetAt] | None:
     """What a `FunctionSpace` is made of, for any number of rows."""
     terms = _of_outputs(residuals)
@@ -208,13 +214,10 @@ def read_rows(
             return None
         roots.append(root)
     pieces = [root.solve(term.gradient) for term, root in zip(terms, roots, strict=True)]
-    target, gradient = flatten(pieces), None
+    target = flatten(pieces)
     whole = len(terms) == len(residuals.terms) and not residuals.unrecognised
-    if derivatives is not None and whole and _reach(pieces, terms, roots):
-        gradient = flatten(
-            torch.zeros_like(param) if found is None else found.detach()
-            for param, found in zip(params, derivatives, strict=True)
-        )
+    if not (whole and _reach(pieces, terms, roots)):
+        gradient = None  # of more than these rows
     known = None if gradient is None else (target, gradient)
     tangents = read_tangents(terms, params, roots, known)
     if tangents is None:
@@ -255,8 +258,6 @@ def _reach(pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[Root
 def _cholesky(gram: Tensor, damping: float) -> Tensor:
     """The factor of gram + damping I; more damping where rounding has made that indefinite."""
     shift = damping
-    limits = torch.finfo(gram.dtype)
-    least = max(limits.tiny, limits.eps * float(gram.diagonal().mean()))
     while True:
         shifted = gram.clone()
         shifted.diagonal().add_(shift)
@@ -264,4 +265,5 @@ def _cholesky(gram: Tensor, damping: float) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(shifted)
         if int(info) == 0 or not math.isfinite(shift):
             return factor
-        shift = max(10 * shift, least)
+        limits = torch.finfo(gram.dtype)
+        shift = max(10 * shift, limits.tiny, limits.eps * float(gram.diagonal().mean()))

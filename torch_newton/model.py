@@ -166,8 +166,11 @@ class QuadraticModel:
         In function space they start at the Gauss-Newton step d, and solve for what it leaves:
         (A + lambda I) c = -g - (A + lambda I) d.
         """
+        if self._exact_inverse and self._space is not None:
+            inverse = self._space.at(damping)
+            self.products += 1
+            return self._direct(*inverse.step(self._g), inverse)
         A = damped(self._A, damping)
-        norm_g = float(torch.linalg.vector_norm(self._g))
         negative = Stop.NEGATIVE_CURVATURE
         if self._space is None:
             M = None if self._at_damping is None else self._at_damping(damping)
@@ -178,13 +181,10 @@ class QuadraticModel:
             return self._proposal(candidates, solution, solution.stop is negative, self.path)
 
         inverse = self._space.at(damping)
-        first, image = inverse.step(self._g)
-        if self._exact_inverse:
-            self.products += 1
-            return self._direct(first, image, inverse)
+        first, _ = inverse.step(self._g)
         curved = self._A @ first
         residual = -self._g - curved - damping * first
-        norm = float(torch.linalg.vector_norm(residual))
+        norm, norm_g = (float(torch.linalg.vector_norm(v)) for v in (residual, self._g))
         solution = conjugate_gradient(
             A,
             residual,

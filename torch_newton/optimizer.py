@@ -162,7 +162,12 @@ class RegNewton(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters."""
-        super().zero_grad(set_to_none)
+        if set_to_none:  # at each evaluation: without the profiler's record that PyTorch adds
+            for group in self.param_groups:
+                for param in group["params"]:
+                    param.grad = None
+        else:
+            super().zero_grad(set_to_none)
         self._backward_calls.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -301,8 +306,8 @@ class RegNewton(torch.optim.Optimizer):
             check_twice_differentiable(derivatives)
         if not memory:
             trials.check_repeatable()
-        gradient = flatten(trials.gradient())
-        if not bool(torch.isfinite(gradient).all()):
+        gradient = trials.gradient
+        if not (math.isfinite(float(gradient @ gradient)) or bool(gradient.isfinite().all())):
             raise NonFiniteLossError(
                 "the gradient is not finite although the loss is: look for square roots and "
                 "norms at zero, and for overflow; the step changed nothing"

@@ -75,7 +75,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import SupportsFloat, SupportsIndex
 
 import torch
@@ -174,7 +174,9 @@ def check_lr(lr: float | Tensor) -> None:
         TypeError: it is no number.
         ValueError: it is negative, not finite, or a tensor of several.
     """
-    if isinstance(lr, Tensor):
+    if type(lr) is float:  # looked at again at every step
+        pass
+    elif isinstance(lr, Tensor):
         if lr.numel() != 1 or lr.is_complex():
             raise ValueError("Tensor lr must be 1-element and real")
     elif isinstance(lr, (bool, str)) or not isinstance(lr, (SupportsFloat, SupportsIndex)):
@@ -259,8 +261,14 @@ def check_params(params: Sequence[Tensor]) -> None:
         raise ValueError("the parameters have no entries: there is nothing to train")
 
 
+@lru_cache
+def _names(kind: type) -> frozenset[str]:
+    """Of a class and those that it is made of."""
+    return frozenset(base.__name__ for base in kind.__mro__)
+
+
 def _check_param(param: Tensor) -> None:
-    kinds = {kind.__name__ for kind in type(param).__mro__}
+    kinds = _names(type(param))
     if kinds & {"DTensor", "FlatParameter"}:
         raise TypeError(
             "RegNewton does not work with FSDP or tensor parallelism, which hold a part of each "

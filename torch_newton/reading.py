@@ -138,9 +138,9 @@ def read(
         residuals = find_residuals(loss)
     if by_rows and residuals is not None:
         if within_budget(residuals, params):
-            space = function_space(residuals, params, derivatives)
+            space = function_space(residuals, params, trials.own_gradient)
         else:
-            sampled = sampled_space(residuals, params, derivatives)
+            sampled = sampled_space(residuals, params, trials.own_gradient)
     at_damping = prepare(loss, params) if callable(prepare) else None
     if sampled is not None:
         at_damping = sampled.at

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,48 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from .flat import unflatten
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """The states of the generators that a closure may draw from without naming one.
-
-    PyTorch's on the CPU and on the parameters' device, Python's ``random``, and NumPy's legacy
-    one where NumPy has been imported.
-    """
-
-    cpu: Tensor
-    cuda: dict[torch.device, Tensor]
-    python: Any
-    numpy: Any
-
-    @classmethod
-    def now(cls, params: Sequence[Tensor]) -> RandomState:
-        """Read the generators that a closure over `params` may draw from."""
-        devices = {param.device for param in params if param.device.type == "cuda"}
-        numpy = _numpy_random()
-        return cls(
-            torch.get_rng_state(),
-            {device: torch.cuda.get_rng_state(device) for device in devices},
-            random.getstate(),
-            None if numpy is None else numpy.get_state(),
-        )
-
-    def restore(self) -> None:
-        """Set the generators back."""
-        torch.set_rng_state(self.cpu)
-        for device, state in self.cuda.items():
-            torch.cuda.set_rng_state(state, device)
-        random.setstate(self.python)
-        numpy = _numpy_random()
-        if numpy is not None and self.numpy is not None:
-            numpy.set_state(self.numpy)
-
-
-def _numpy_random() -> Any:
-    """NumPy's module of random numbers, or None where nobody has imported it."""
-    return sys.modules.get("numpy.random")
+from .flat import flatten, unflatten
 
 
 @dataclass(frozen=True)
@@ -83,12 +40,14 @@ class Point:
     """Where the parameters stood, bit for bit."""
 
     params: Sequence[Tensor]
+    vector: Tensor
     values: Sequence[Tensor]
 
     @classmethod
     def now(cls, params: Sequence[Tensor]) -> Point:
         """Remember the parameters' present values."""
-        return cls(list(params), [param.detach().clone() for param in params])
+        vector = flatten(param.detach() for param in params)
+        return cls(list(params), vector, unflatten(vector, params))
 
     def move(self, direction: Tensor) -> None:
         """Put the parameters at this point plus `direction`.
@@ -96,9 +55,9 @@ class Point:
         Written through ``.data``: the graph of the loss, which saw the parameters at this point,
         stays valid for further products once they are back.
         """
-        pieces = unflatten(direction, self.values)
-        for param, value, piece in zip(self.params, self.values, pieces, strict=True):
-            param.data.copy_(value + piece)
+        pieces = unflatten(self.vector + direction, self.values)
+        for param, piece in zip(self.params, pieces, strict=True):
+            param.data.copy_(piece)
 
     def restore(self) -> None:
         """Put the parameters back."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -74,8 +74,8 @@ def _is_telling(u: Tensor, terms: Sequence[Term]) -> bool:
 
 def _explains(tangents: Tangents, u: Tensor, expected: Tensor) -> bool:
     norm = torch.linalg.vector_norm
-    tolerance = torch.finfo(u.dtype).eps ** 0.6
-    return bool(norm(tangents.pull(u) - expected) <= tolerance * norm(expected))
+    misfit, tolerance = tangents.pull(u) - expected, torch.finfo(u.dtype).eps ** 0.6
+    return bool(float(norm(misfit)) <= tolerance * float(norm(expected)))
 
 
 def _agrees(
@@ -135,8 +135,7 @@ def _read_term(
 ) -> Part:
     samples, columns = root.rows, root.columns
     edges = list(dict.fromkeys(use.output for use in uses))
-    generator = torch.Generator().manual_seed(1)
-    rho = torch.rand(samples, 1, generator=generator, dtype=torch.float64).to(term.like) + 0.5
+    rho = _weights(samples, term.like.dtype, term.like.device)
 
     def cotangents(weights: Tensor) -> Cotangents:
         found = torch.autograd.grad(
@@ -172,6 +171,14 @@ def _read_term(
             raise _UnreadableError(use.param)
         pieces.setdefault(use.param, []).append(factor)
     return {param: joined(factors) for param, factors in pieces.items()}
+
+
+@lru_cache(maxsize=16)
+def _weights(samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One random number between 1/2 and 3/2 for each sample, M x 1, the same at each call."""
+    generator = torch.Generator().manual_seed(1)
+    rho = torch.rand(samples, 1, generator=generator, dtype=torch.float64) + 0.5
+    return rho.to(device, dtype)
 
 
 def _factor(use: Use, place: Placement, left: Tensor, columns: int) -> Factor | None:

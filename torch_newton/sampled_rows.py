@@ -75,11 +75,11 @@ class SampledSpace:
 def sampled_space(
     residuals: Residuals,
     params: Sequence[Tensor],
-    derivatives: Sequence[Tensor | None] | None = None,
+    gradient: Tensor | None = None,
     count: int = 1000,
 ) -> SampledSpace | None:
     """The arguments are those of `function_space`; of any number of rows `count` are used."""
-    found = read_rows(residuals, params, derivatives)
+    found = read_rows(residuals, params, gradient)
     return None if found is None else SampledSpace(found[0], count)
 
 

@@ -139,16 +139,16 @@ class Step:
 
     def numbers(self) -> dict[str, float | int | bool]:
         """The step as numbers alone, the form in which a checkpoint can hold it."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {name: list(kind).index(values[name]) for name, kind in KINDS.items()}
+        values = dict(vars(self))
+        return values | {name: members.index(values[name]) for name, members in KINDS.items()}
 
     @classmethod
     def from_numbers(cls, numbers: dict[str, float | int | bool]) -> Step:
         """The inverse of `numbers`."""
         values: dict[str, Any] = {field.name: numbers[field.name] for field in fields(cls)}
-        values |= {name: list(kind)[int(values[name])] for name, kind in KINDS.items()}
+        values |= {name: members[int(values[name])] for name, members in KINDS.items()}
         return cls(**values)
 
 
-KINDS: dict[str, type[enum.Enum]] = {"stop": Stop, "path": Path, "arm": Arm}
+KINDS: dict[str, list[Any]] = {"stop": list(Stop), "path": list(Path), "arm": list(Arm)}
 """The fields of a step that are stored as the number of a member."""

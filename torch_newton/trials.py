@@ -16,7 +16,8 @@ from .distributed import RankError, Ranks
 from .flat import flatten, unflatten
 from .function_space import FunctionSpace
 from .operators import LinearOperator
-from .restore import Buffers, Gradients, Modes, Point, RandomState
+from .random_state import RandomState
+from .restore import Buffers, Gradients, Modes, Point
 
 Result = TypeVar("Result")
 Differentiate = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
@@ -48,7 +49,9 @@ class Trials:
 
     Attributes:
         calls: evaluations so far.
-        loss: L at the starting point, known after `first`.
+        loss: L at the starting point, known after `first`, as are the following.
+        gradient: what the closure left in ``.grad``, P entries, zeros for unused parameters.
+        own_gradient: that of the loss which this process evaluates.
         ranks: the processes that share the step.
     """
 
@@ -71,12 +74,13 @@ class Trials:
         self._backward_calls = BackwardCalls() if backward_calls is None else backward_calls
         self._counts = dict(self._backward_calls.counts)
         self.point = Point.now(params)
-        self._before = self._after = RandomState.now(params)
+        self._before = self._after = self._drawn = RandomState.now(params)
         self._buffers = Buffers(self.ranks.meet if self.ranks.distributed else None)
         self._trial_buffers = Buffers()
         self._grads_before = Gradients(params)
         self._modes = Modes.now()
         self._grads: list[Tensor | None] = []
+        self.gradient = self.own_gradient = torch.empty(0)
         self._weight = 1.0
         self._tilt: Tensor | None = None
 
@@ -134,19 +138,17 @@ class Trials:
             raise
         loss = self._signed(captured.loss)
         self.loss = self.ranks.agree(loss.item(), self.params[0])
-        self._grads = [None if p.grad is None else p.grad.clone() for p in self.params]
+        self._keep_gradient()
         self._after = RandomState.now(self.params)
+        self._drawn = self._before.unlike(self._after)
         now = [_version(param.grad) for param in self.params if param.grad is not None]
-        if self.ranks.agree(float(left != now), self.params[0]) > 0:
-            self._weigh(derivatives, len(passes))
+        changed = self.ranks.agree(float(left != now), self.params[0]) > 0
+        self.own_gradient = self.gradient
+        if changed or self.ranks.active:
+            self.own_gradient = flatten(_filled_up(derivatives, self.params)).detach()
+        if changed:
+            self._weigh(len(passes))
         return Captured(loss, captured.returned, captured.called_backward), derivatives
-
-    def gradient(self) -> list[Tensor]:
-        """What the closure left in ``.grad``, one tensor a parameter, zeros for unused ones."""
-        return [
-            torch.zeros_like(param) if grad is None else self._signed(grad)
-            for grad, param in zip(self._grads, self.params, strict=True)
-        ]
 
     def curvature(self, A: LinearOperator) -> LinearOperator:
         """The curvature of F, given that of the loss which this process evaluates."""
@@ -215,7 +217,7 @@ class Trials:
                 ClosureWarning,
                 stacklevel=6,
             )
-        again = self.loss_at(torch.zeros_like(flatten(self.gradient())))
+        again = self.loss_at(torch.zeros_like(self.gradient))
         tolerance = max(1e-4, torch.finfo(self.params[0].dtype).eps ** 0.5)
         if not abs(again - self.loss) <= tolerance * max(abs(again), abs(self.loss)):
             warnings.warn(
@@ -254,7 +256,7 @@ class Trials:
         return loss if self._sign > 0 else -loss
 
     def _at(self, direction: Tensor, evaluate: Callable[[], Result]) -> Result:
-        self._before.restore()
+        self._drawn.restore()
         self.calls += 1
         after = self._buffers.now()
         self._buffers.restore()
@@ -287,14 +289,18 @@ class Trials:
             if share > 0:
                 param.grad = piece.clone()
 
-    def _weigh(self, derivatives: Sequence[Tensor | None], passes: int) -> None:
+    def _keep_gradient(self) -> None:
+        """Remember what is in ``.grad``, which the next evaluation will zero."""
+        found = [param.grad for param in self.params]
+        vector = flatten(_filled_up(found, self.params))
+        kept = unflatten(vector.clone(), self.params)
+        self._grads = [None if grad is None else own for grad, own in zip(found, kept, strict=True)]
+        self.gradient = self._signed(vector)
+
+    def _weigh(self, passes: int) -> None:
         """Take account of a ``.grad`` that is not the gradient of the loss alone."""
         self._weight = 1 + self._backward_calls.number() / passes
-        own = flatten(
-            torch.zeros_like(param) if grad is None else grad.detach()
-            for grad, param in zip(derivatives, self.params, strict=True)
-        )
-        self._tilt = flatten(self.gradient()) - self.ranks.mean(own)
+        self._tilt = self.gradient - self.ranks.mean(self.own_gradient)
 
     def _refuse_filled(self, before: Sequence[tuple[int, int] | None]) -> None:
         if any(_filled(p.grad, v) for p, v in zip(self.params, before, strict=True)):
@@ -308,6 +314,12 @@ class Trials:
         """Let the other ranks, which wait for this one's loss, know that there is none."""
         if not isinstance(error, RankError):
             self.ranks.agree(0.0, self.params[0], failed=True)
+
+
+def _filled_up(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
+    """The same, with zeros for those that are None."""
+    pairs = zip(grads, params, strict=True)
+    return [torch.zeros_like(param) if grad is None else grad for grad, param in pairs]
 
 
 def _version(grad: Tensor | None) -> tuple[int, int] | None:

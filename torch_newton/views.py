@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from .graph import output_shape, saved
+from .graph import leaf, output_shape, saved
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,11 @@ class Views:
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         self._params = params
+        self._leaves = {id(param): i for i, param in enumerate(params) if param.is_leaf}
         self._known: dict[Node, View | None] = {
             get_gradient_edge(param).node: View(i, False, tuple(param.shape))
             for i, param in enumerate(params)
+            if not param.is_leaf
         }
 
     def at(self, node: Node) -> View | None:
@@ -47,11 +49,19 @@ class Views:
         while parent is not None and parent not in self._known:
             chain.append(parent)
             name = parent.name()
-            parent = _source(parent) if name in VIEWS or name in SCALES else None
+            if name in VIEWS or name in SCALES:
+                parent = _source(parent)
+            else:
+                self._known[chain.pop()] = self._leaf(parent)
+                break
         found = None if parent is None else self._known[parent]
         for step in reversed(chain):
             found = self._known[step] = self._through(step, found)
         return found
+
+    def _leaf(self, node: Node) -> View | None:
+        i = self._leaves.get(id(leaf(node)))
+        return None if i is None else View(i, False, tuple(self._params[i].shape))
 
     def _through(self, node: Node, source: View | None) -> View | None:
         if source is None or source.shape is None:
