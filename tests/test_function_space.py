@@ -484,3 +484,27 @@ def test_a_kernel_of_zeros_is_inverted_without_end() -> None:
     space = function_space(find_residuals(loss), [x])
     assert space is not None
     assert space.at(0.0).factor.isfinite().all()
+
+
+class Remembering(torch.autograd.Function):
+    """Twice its input; what it calls `variable` is no parameter that it ends at."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, param: Tensor) -> Tensor:
+        ctx.variable = param
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor) -> tuple[Tensor, None]:
+        return 2 * cotangent, None
+
+
+def test_a_function_that_keeps_a_variable_is_no_parameter() -> None:
+    net, x = mlp(2, 5, 1), randn(20, 2)
+    params = list(net.parameters())
+    z = Remembering.apply(net(x), params[-1])
+    space = function_space(find_residuals(z.square().sum()), params)
+    assert space is not None
+    expected = find_residuals(z.square().sum()).gauss_newton(params).dense()
+    J = space.tangents.dense()
+    torch.testing.assert_close(J.T @ J, expected, rtol=1e-11, atol=1e-12)

@@ -40,7 +40,9 @@ def saved(node: Node, name: str, default: Any = None) -> Any:
 
 def leaf(node: Node) -> Tensor | None:
     """The tensor that the node accumulates into, where it is the end of a path."""
-    variable: Tensor | None = getattr(node, "variable", None)
+    if node.name() != "torch::autograd::AccumulateGrad":
+        return None
+    variable: Tensor = node.variable  # type: ignore[attr-defined]
     return variable
 
 

@@ -28,6 +28,8 @@ class Trials:
 
     Every evaluation within a step starts from the same random state and the same buffers, so
     that it draws the same dropout mask; after the step these are as if the closure had run once.
+    (Python's and NumPy's generators are set back within the step if its first evaluation drew
+    from them.)
 
     The step is solved with the gradient :math:`g_t` that the closure leaves in ``.grad``. That is
     not always the gradient g of the loss L that it evaluates. Where it was changed, as by
