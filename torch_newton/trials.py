@@ -293,11 +293,8 @@ class Trials:
 
     def _keep_gradient(self) -> None:
         """Remember what is in ``.grad``, which the next evaluation will zero."""
-        found = [param.grad for param in self.params]
-        vector = flatten(_filled_up(found, self.params))
-        kept = unflatten(vector.clone(), self.params)
-        self._grads = [None if grad is None else own for grad, own in zip(found, kept, strict=True)]
-        self.gradient = self._signed(vector)
+        self._grads = [None if p.grad is None else p.grad.clone() for p in self.params]
+        self.gradient = self._signed(flatten(_filled_up(self._grads, self.params)))
 
     def _weigh(self, passes: int) -> None:
         """Take account of a ``.grad`` that is not the gradient of the loss alone."""
