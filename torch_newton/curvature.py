@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .batched import Batched
-from .flat import flatten, unflatten
+from .flat import filled, flatten, unflatten
 from .graph import reachable
 from .operators import LinearOperator, damped, symmetric
 from .solve import inverse
@@ -61,11 +61,7 @@ def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor
     params = list(params)
     grads = differentiable_gradient(loss, params)
     check_twice_differentiable(grads)
-    filled = [
-        torch.zeros_like(param) if grad is None else grad.detach()
-        for grad, param in zip(grads, params, strict=True)
-    ]
-    return flatten(filled), hessian_from_gradient(grads, params)
+    return flatten(filled(grads, params)).detach(), hessian_from_gradient(grads, params)
 
 
 def plain_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

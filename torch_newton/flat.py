@@ -17,6 +17,12 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([t if t.ndim == 1 else t.reshape(-1) for t in tensors])
 
 
+def filled(tensors: Iterable[Tensor | None], like: Iterable[Tensor]) -> list[Tensor]:
+    """The same tensors, with zeros shaped as in `like` for those that are None."""
+    pairs = zip(tensors, like, strict=True)
+    return [torch.zeros_like(t) if tensor is None else tensor for tensor, t in pairs]
+
+
 def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Cut `vector` into tensors shaped as those in `like`: the inverse of `flatten`.
 

@@ -174,12 +174,12 @@ def check_lr(lr: float | Tensor) -> None:
         TypeError: it is no number.
         ValueError: it is negative, not finite, or a tensor of several.
     """
-    if type(lr) is float:  # looked at again at every step
-        pass
-    elif isinstance(lr, Tensor):
+    if isinstance(lr, Tensor):
         if lr.numel() != 1 or lr.is_complex():
             raise ValueError("Tensor lr must be 1-element and real")
-    elif isinstance(lr, (bool, str)) or not isinstance(lr, (SupportsFloat, SupportsIndex)):
+    elif not isinstance(lr, float) and (  # a protocol takes long to ask, and steps ask it
+        isinstance(lr, (bool, str)) or not isinstance(lr, (SupportsFloat, SupportsIndex))
+    ):
         raise TypeError(f"lr must be a number or a tensor of one element, not {lr!r}")
     if not (float(lr) >= 0 and math.isfinite(float(lr))):
         raise ValueError(f"lr must be finite and >= 0, not {float(lr)}")

@@ -122,7 +122,5 @@ def _block_root(blocks: Tensor, weight: Tensor) -> Root | None:
     return Root(vectors * root[:, None] @ vectors.mT, vectors * inverse[:, None] @ vectors.mT)
 
 
-def _apply(matrix: Tensor, left: Tensor) -> Tensor:
-    if matrix.ndim == 2:
-        return left * matrix.reshape(*matrix.shape, *(1,) * (left.ndim - 2))
-    return torch.einsum("mcd,md...->mc...", matrix, left)
+def _apply(blocks: Tensor, left: Tensor) -> Tensor:
+    return torch.einsum("mcd,md...->mc...", blocks, left)

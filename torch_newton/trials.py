@@ -13,7 +13,7 @@ from torch import Tensor
 from .accumulation import BackwardCalls
 from .closure import Captured, Closure, ClosureError, ClosureWarning, NonFiniteLossError, capture
 from .distributed import RankError, Ranks
-from .flat import flatten, unflatten
+from .flat import filled, flatten, unflatten
 from .function_space import FunctionSpace
 from .operators import LinearOperator
 from .random_state import RandomState
@@ -147,7 +147,7 @@ class Trials:
         changed = self.ranks.agree(float(left != now), self.params[0]) > 0
         self.own_gradient = self.gradient
         if changed or self.ranks.active:
-            self.own_gradient = flatten(_filled_up(derivatives, self.params)).detach()
+            self.own_gradient = flatten(filled(derivatives, self.params)).detach()
         if changed:
             self._weigh(len(passes))
         return Captured(loss, captured.returned, captured.called_backward), derivatives
@@ -283,9 +283,9 @@ class Trials:
                 param.grad = mine.clone() if param.grad is None else param.grad + mine
         if not (self.ranks.active and self.ranks.synchronised):
             return
-        filled = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        sums = filled([param.grad for param in self.params], self.params)
         used = torch.tensor([float(p.grad is not None) for p in self.params])
-        mean = self.ranks.mean(flatten([*filled, used.to(filled[0])]))
+        mean = self.ranks.mean(flatten([*sums, used.to(sums[0])]))
         pieces = unflatten(mean, [*self.params, used])
         for param, piece, share in zip(self.params, pieces, pieces[-1].tolist(), strict=False):
             if share > 0:
@@ -294,7 +294,7 @@ class Trials:
     def _keep_gradient(self) -> None:
         """Remember what is in ``.grad``, which the next evaluation will zero."""
         self._grads = [None if p.grad is None else p.grad.clone() for p in self.params]
-        self.gradient = self._signed(flatten(_filled_up(self._grads, self.params)))
+        self.gradient = self._signed(flatten(filled(self._grads, self.params)))
 
     def _weigh(self, passes: int) -> None:
         """Take account of a ``.grad`` that is not the gradient of the loss alone."""
@@ -313,12 +313,6 @@ class Trials:
         """Let the other ranks, which wait for this one's loss, know that there is none."""
         if not isinstance(error, RankError):
             self.ranks.agree(0.0, self.params[0], failed=True)
-
-
-def _filled_up(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
-    """The same, with zeros for those that are None."""
-    pairs = zip(grads, params, strict=True)
-    return [torch.zeros_like(param) if grad is None else grad for grad, param in pairs]
 
 
 def _version(grad: Tensor | None) -> tuple[int, int] | None:

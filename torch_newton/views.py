@@ -37,7 +37,7 @@ class Views:
         self._params = params
         self._leaves = {id(param): i for i, param in enumerate(params) if param.is_leaf}
         self._known: dict[Node, View | None] = {
-            get_gradient_edge(param).node: View(i, False, tuple(param.shape))
+            get_gradient_edge(param).node: self._whole(i)
             for i, param in enumerate(params)
             if not param.is_leaf
         }
@@ -61,7 +61,10 @@ class Views:
 
     def _leaf(self, node: Node) -> View | None:
         i = self._leaves.get(id(leaf(node)))
-        return None if i is None else View(i, False, tuple(self._params[i].shape))
+        return None if i is None else self._whole(i)
+
+    def _whole(self, i: int) -> View:
+        return View(i, False, tuple(self._params[i].shape))
 
     def _through(self, node: Node, source: View | None) -> View | None:
         if source is None or source.shape is None:
