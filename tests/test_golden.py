@@ -6,7 +6,7 @@ A refactoring must leave them as they are; ``python -m tests.golden.record`` say
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ HERE = record.machine() == GOLDEN["machine"]
 # One seed in every run, the other with the slow tests.
 CASES = [
     pytest.param(*key, id="-".join(map(str, key)), marks=[pytest.mark.slow] if key[1] else [])
-    for key in record.keys()
+    for key in record.cases()
 ]
 
 pytestmark = [
@@ -33,7 +33,7 @@ def golden(name: str, seed: int, damping: str) -> dict[str, Any]:
     return {**run, **numbers}
 
 
-@lru_cache(maxsize=None)
+@cache
 def found(name: str, seed: int, damping: str) -> dict[str, list[Any]]:
     return record.trajectory(name, seed, damping)
 
@@ -58,5 +58,5 @@ def test_the_horizons_say_something() -> None:
     """Of all steps recorded, a good share is within the horizon: the fixed damping, at which
     truncated indefinite solves amplify rounding at once, has hardly more than one step each."""
     horizons = [run["horizon"] for run in GOLDEN["runs"].values()]
-    assert len(horizons) == len(list(record.keys()))
+    assert len(horizons) == len(list(record.cases()))
     assert sum(horizons) > 0.2 * record.STEPS * len(horizons)

@@ -35,7 +35,7 @@ CAP = 20
 """Products a solve may take under the fixed damping, where 1e-8 would need thousands."""
 
 
-def keys() -> Iterator[tuple[str, int, str]]:
+def cases() -> Iterator[tuple[str, int, str]]:
     """Problem, seed and damping of every trajectory."""
     return ((name, seed, damping) for name in NAMES for seed in SEEDS for damping in DAMPINGS)
 
@@ -112,7 +112,7 @@ def horizon(known: dict[str, list[Any]], moved: dict[str, list[Any]], tolerance:
 def main() -> None:
     """Write the file."""
     runs = {}
-    for name, seed, damping in keys():
+    for name, seed, damping in cases():
         found = trajectory(name, seed, damping)
         moved = [trajectory(name, seed, damping, shift=shift) for shift in (1e-15, -1e-15)]
         runs[f"{name}/{seed}/{damping}"] = {
