@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from torch_newton import Eigenvalue, KernelSpectrum, LinearOperator, kernel_spectrum
-from torch_newton.kernel_rows import Rows
-from torch_newton.newton_kernels import newton_spectrum
+from torch_newton.kernels.newton import newton_spectrum
+from torch_newton.kernels.rows import Rows
 
-from .measure import Numbers, Spectrum
+from .hessian import Numbers, Spectrum
 
 KERNELS = ("ntk", "nntk", "nntk_hessian")
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from torch_newton import hessian
-from torch_newton.inertia import dense_symmetric
-from torch_newton.kernel_rows import tangents_of
+from torch_newton.kernels.rows import tangents_of
+from torch_newton.linalg.inertia import dense_symmetric
 
 
 class _MatrixMetric(Metric):

@@ -20,17 +20,17 @@ from torch_newton import (
     hessian,
     width,
 )
-from torch_newton.kernel_rows import Rows
+from torch_newton.kernels.rows import Rows
 
-from .arguments import Arguments
+from .batch import OfBatch, copy_of, low_precision, probe_batches, training_loss
 from .budget import Budget
 from .compat import Callback
-from .measure import Numbers, last_newton_step, newton_numbers
-from .point import Point, measure, rows_given, rows_in
-from .probe import OfBatch, copy_of, low_precision, probe_batches, training_loss
-from .processes import last_scaling, mean_over_processes, trained
-from .quiet import undisturbed
+from .config import Arguments
+from .hessian import Numbers, last_newton_step, newton_numbers
+from .isolation import undisturbed
+from .measurement import Point, measure, rows_given, rows_in
 from .tensorboard import write_spectra
+from .trainer import last_scaling, mean_over_processes, trained
 
 SEED = 0
 

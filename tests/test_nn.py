@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from conftest import Shallow, assert_close, closure_of, generator, randn
 from torch import nn
 
+from tests.helpers import Shallow, assert_close, closure_of, generator, randn
 from torch_newton import RegNewton, Stop, tangent_kernel, width
 from torch_newton.nn import Antisymmetric, ScaledOutput, ShallowNetwork
 

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import (
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.helpers import (
     Problem,
     assert_close,
     closure_of,
@@ -24,9 +27,6 @@ from conftest import (
     same_bits,
     symmetric_with,
 )
-from torch import Tensor, nn
-from torch.nn import functional
-
 from torch_newton import (
     Adaptive,
     Arm,
@@ -42,7 +42,7 @@ from torch_newton import (
     from_dense,
     identity,
 )
-from torch_newton.flat import flatten, unflatten
+from torch_newton.linalg.flat import flatten, unflatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 

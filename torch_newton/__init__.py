@@ -3,9 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import limit, nn
-from .cg import Solution, Tridiagonal, conjugate_gradient
-from .closure import Captured, ClosureError, NonFiniteLossError, capture
-from .curvature import (
+from .autodiff.products import (
     NotTwiceDifferentiableError,
     gauss_newton,
     gradient,
@@ -15,25 +13,27 @@ from .curvature import (
     newton_tangent_kernel,
     tangent_kernel,
 )
-from .damping import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
-from .density import SpectralDensity, negative_fraction, spectral_density
-from .inertia import Fraction, Inertia, inertia
-from .kernel_rows import KernelError
-from .kernels import KernelSpectrum, kernel_spectrum, tangent_gram
-from .lanczos import Lanczos, lanczos
-from .minres import minimum_residual
-from .newton_kernels import newton_tangent_gram
-from .nystrom import Nystrom
-from .observation import Observation
-from .operators import LinearOperator, damped, from_dense, identity
+from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
+from .damping.rules import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
+from .damping.theory import KernelMin, ResidualFollowing
+from .graph.residuals import Residuals, Term, find_residuals
+from .kernels.newton import newton_tangent_gram
+from .kernels.rows import KernelError
+from .kernels.spectra import KernelSpectrum, kernel_spectrum, tangent_gram
+from .linalg.conjugate_gradient import Solution, Tridiagonal, conjugate_gradient
+from .linalg.eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
+from .linalg.inertia import Fraction, Inertia, inertia
+from .linalg.lanczos import Lanczos, lanczos
+from .linalg.minres import minimum_residual
+from .linalg.operators import LinearOperator, damped, from_dense, identity
+from .linalg.solve import SolveError, inverse
+from .linalg.stochastic import SpectralDensity, negative_fraction, spectral_density
+from .linalg.trace import Trace, trace
+from .newton.observation import Observation
 from .optimizer import RegNewton
-from .residuals import Residuals, Term, find_residuals
-from .sampled_rows import SampledRows
-from .solve import SolveError, inverse
-from .spectrum import Eigenvalue, Extremes, extreme_eigenvalues
+from .preconditioners.nystrom import Nystrom
+from .preconditioners.sampled_rows import SampledRows
 from .step import Arm, Path, Step, Stop
-from .theory_damping import KernelMin, ResidualFollowing
-from .trace import Trace, trace
 
 try:
     __version__ = version("torch-newton")

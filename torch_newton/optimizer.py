@@ -12,29 +12,29 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from .accumulation import BackwardCalls
-from .advice import advice
-from .arms import History
-from .attempts import Attempts
-from .closure import Closure, ClosureError, NonFiniteLossError
-from .curvature import (
+from .autodiff.finite_difference import NonFiniteProductError, gradient_alone
+from .autodiff.products import (
     NotTwiceDifferentiableError,
     check_twice_differentiable,
     differentiable_gradient,
     plain_gradient,
 )
-from .damping import DampingRule, Scale, damping_rule
-from .damping import width as inferred_width
-from .finite_difference import NonFiniteProductError, gradient_alone
-from .flat import flatten
-from .model import QuadraticModel
-from .observation import Observation, Observer
-from .options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
-from .preconditioners import Preconditioner
-from .reading import Reading, read
-from .scaling import Scaling
+from .closure.accumulation import BackwardCalls
+from .closure.capture import Closure, ClosureError, NonFiniteLossError
+from .closure.evaluator import Trials
+from .damping.rules import DampingRule, Scale, damping_rule
+from .damping.rules import width as inferred_width
+from .linalg.flat import flatten
+from .newton.advice import advice
+from .newton.bandit import History
+from .newton.linearization import Reading, read
+from .newton.observation import Observation, Observer
+from .newton.options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
+from .newton.quadratic_model import QuadraticModel
+from .newton.trust_region import Attempts
+from .preconditioners.base import Preconditioner
+from .preconditioners.scaling import Scaling
 from .step import Step, Stop, arms_of, mask_of
-from .trials import Trials
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -43,7 +43,7 @@ class RegNewton(torch.optim.Optimizer):
     H is the exact Hessian of the loss that the closure computes, known by its products with
     vectors, or its Gauss-Newton part :math:`J^T Q J`; I may also be D, like the diagonal of that
     part; and :math:`\lambda` follows a rule. By default each step takes the combination that has
-    gained most for its cost (`torch_newton.arms`). The system is solved in the space of the
+    gained most for its cost (`newton.bandit`). The system is solved in the space of the
     residuals where these can be read off the graph, and by conjugate gradients from there; and
     there a step that an adaptive rule refuses is tried once more with a second-order correction
     (`QuadraticModel.corrected`), unless parameter groups differ in `lr`.
@@ -78,7 +78,7 @@ class RegNewton(torch.optim.Optimizer):
             taken unless the loss is not finite there.
         curvature: ``"hessian"``; ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
             the indefinite part; or ``"auto"``: each step takes what has gained most for its cost
-            (see `torch_newton.arms`), and the exact Hessian under a fixed damping. Gauss-Newton
+            (see `newton.bandit`), and the exact Hessian under a fixed damping. Gauss-Newton
             needs a loss that `find_residuals` recognises. With ``damping=0.0`` it is undamped,
             by least squares with a cut at the numerical rank: for fewer parameters than
             residuals, with an `lr` such as 0.5.
@@ -92,7 +92,7 @@ class RegNewton(torch.optim.Optimizer):
         width: n, where the inference from the parameters' shapes (`torch_newton.width`) is not
             what you mean.
         scaling: ``"jacobian"`` puts :math:`\lambda D` in place of :math:`\lambda I`, with D like
-            the diagonal of :math:`J^T Q J` (see `torch_newton.scaling`); None does not; with
+            the diagonal of :math:`J^T Q J` (see `preconditioners.scaling`); None does not; with
             ``"auto"`` each step takes what has gained most, and :math:`\lambda I` under a fixed
             damping.
         hvp: how the Hessian's products are taken. ``"exact"`` is by differentiating twice;

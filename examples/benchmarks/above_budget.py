@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_newton import RegNewton
-from torch_newton.nystrom import Nystrom
-from torch_newton.sampled_rows import SampledRows
+from torch_newton.preconditioners.nystrom import Nystrom
+from torch_newton.preconditioners.sampled_rows import SampledRows
 
 Loss = Callable[[], Tensor]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_newton import find_residuals
-from torch_newton.function_space import function_space
+from torch_newton.preconditioners.function_space import function_space
 
 from .figures import time_of
 

@@ -1,0 +1,170 @@
+"""Several processes take the step that one process takes on the joined batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.closure import ddp_worker
+from torch_newton import RegNewton
+from torch_newton.closure.distributed import RankError
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="PyTorch without gloo",
+)
+HERE = Path(__file__).parent
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]),
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def run(world: int, folder: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, str(HERE / "ddp_worker.py")]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(world), str(folder)],
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(errors)[-3000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+
+@pytest.fixture(
+    scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=lambda n: f"{n} ranks"
+)
+def ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    return run(request.param, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("case", ddp_worker.CASES)
+def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) -> None:
+    expected = ddp_worker.together(case, len(ranks))
+    # Rounding differs between a mean over ranks and one over the batch, and a truncated solve
+    # amplifies it from step to step; differences of gradients do so at once.
+    for step in range(ddp_worker.STEPS):
+        found = [results[case][step] for results in ranks]
+        assert all(torch.equal(vector, found[0]) for vector in found)
+        if case != "differences" or step == 0:
+            tol = 1e-6 if case == "differences" else 1e-10 if step < 3 else 1e-8
+            torch.testing.assert_close(found[0], expected[step], rtol=0, atol=tol)
+    assert not torch.equal(expected[0], expected[-1])
+
+
+def test_batches_are_counted_once(ranks: list[dict[str, Any]]) -> None:
+    weights, counts = zip(*(results["batch_norm"] for results in ranks), strict=True)
+    assert all(torch.equal(w, weights[0]) for w in weights)
+    assert all(int(count) == ddp_worker.STEPS for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ("unwrapped", "has not called a DistributedDataParallel model"),
+        ("no_sync", "leave no_sync() for the last micro-batch"),
+    ],
+)
+def test_a_set_up_that_would_step_each_rank_for_itself(
+    ranks: list[dict[str, Any]], case: str, says: str
+) -> None:
+    for results in ranks:
+        assert results[case].startswith("RankError")
+        assert says in results[case]
+        assert "(and moved)" not in results[case]
+
+
+@pytest.mark.parametrize(
+    ("case", "own"), [("one_rank_nan", "NonFiniteLossError"), ("one_rank_fails", "ArithmeticError")]
+)
+def test_a_failure_on_one_rank_stops_all(ranks: list[dict[str, Any]], case: str, own: str) -> None:
+    messages = [results[case] for results in ranks]
+    assert messages[1].startswith(own)
+    assert all("failed on another rank" in m for r, m in enumerate(messages) if r != 1)
+    assert not any("(and moved)" in message for message in messages)
+
+
+@pytest.mark.parametrize("name", ["FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine"])
+def test_models_in_parts_are_refused_before_the_first_step(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *args: 1)
+    wrapper = type(name, (nn.Sequential,), {})(nn.Linear(2, 1))
+    before = [p.detach().clone() for p in wrapper.parameters()]
+    optimizer = RegNewton(wrapper.parameters())
+    with pytest.raises(RankError, match="strategy='ddp'"):
+        optimizer.step(lambda: wrapper(torch.ones(3, 2)).square().mean())
+    assert all(torch.equal(a, b) for a, b in zip(before, wrapper.parameters(), strict=True))
+    assert optimizer.last_step is None
+
+
+LIGHTNING = """
+import sys, torch
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, TensorDataset
+from torch_newton import RegNewton
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+        ).double()
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return torch.nn.functional.mse_loss(self.net(x), y)
+
+    def configure_optimizers(self):
+        return RegNewton(self.parameters())
+
+if __name__ == "__main__":
+    world, folder = int(sys.argv[1]), sys.argv[2]
+    x = torch.linspace(-1, 1, 24, dtype=torch.float64)[:, None]
+    loader = DataLoader(TensorDataset(x, torch.sin(3 * x)), batch_size=24 // world)
+    trainer = pl.Trainer(
+        max_steps=5, max_epochs=-1, accelerator="cpu", devices=world, logger=False,
+        strategy="ddp" if world > 1 else "auto", enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )
+    module = Module()
+    trainer.fit(module, loader)
+    flat = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+    torch.save(flat, f"{folder}/{world}-{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("pytorch_lightning") is None, reason="needs Lightning")
+def test_lightning_with_the_ddp_strategy(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(LIGHTNING)
+    for world in (1, 2):
+        subprocess.run(
+            [sys.executable, str(script), str(world), str(tmp_path)],
+            env=ENVIRONMENT,
+            check=True,
+            timeout=300,
+            capture_output=True,
+        )
+    one, first, second = (torch.load(tmp_path / f"{n}.pt") for n in ("1-0", "2-0", "2-1"))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, one, rtol=0, atol=1e-10)

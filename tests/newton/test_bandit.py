@@ -1,0 +1,164 @@
+"""The choice of curvature and damping from step to step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.helpers import closure_of
+from torch_newton import Arm, ClosureError, Path, RegNewton, Step, Stop, WidthScaled
+from torch_newton.newton.bandit import PATIENCE, SHARE, TRIAL, History, Play
+from torch_newton.step import arms_of, mask_of
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+ALL = frozenset(Arm)
+GN, SGN, H, SH = Arm.GAUSS_NEWTON, Arm.SCALED_GAUSS_NEWTON, Arm.HESSIAN, Arm.SCALED_HESSIAN
+
+
+def a_step(arm: Arm, gain: float, products: int = 0, accepted: bool = True) -> Step:
+    return Step(
+        iteration=1, loss=1.0, loss_after=math.exp(-gain), gradient_norm=1.0, damping=0.5,
+        ratio=0.5, accepted=accepted, corrected=False, attempts=1, cg_iterations=0,
+        products=products, closure_calls=2, stop=Stop.CONVERGED, negative_curvature=False,
+        curvature_min=0.1, step_length=1.0, scale=3.0, width=16, path=Path.FUNCTION_SPACE, arm=arm,
+    )  # fmt: skip
+
+
+def play(gains: dict[Arm, float], steps: int, among: frozenset[Arm] = ALL) -> list[Arm]:
+    """The arms played where a step of each gains what it gains, the exact ones at 4 products."""
+    history, played = History(), []
+    for _ in range(steps):
+        arm = history.choose(among)
+        history = history.after(a_step(arm, gains[arm], 4 if arm.exact else 0), among)
+        played.append(arm)
+    return played
+
+
+@pytest.mark.parametrize("best", list(Arm))
+def test_the_arm_that_gains_most_for_its_cost_is_played_nearly_always(best: Arm) -> None:
+    gains = dict.fromkeys(Arm, 1e-3) | {best: 0.05}
+    played = play(gains, 400)
+    assert played[-200:].count(best) >= 170
+
+
+def test_gain_is_weighed_against_cost() -> None:
+    # 4 products make an exact step three times as dear, and it gains but twice as much.
+    assert play({GN: 0.01, SGN: 0.001, H: 0.02, SH: 0.001}, 300).count(GN) > 200
+    assert play({GN: 0.01, SGN: 0.001, H: 0.06, SH: 0.001}, 300).count(H) > 200
+
+
+def test_each_cheap_arm_is_tried_at_once_and_a_dear_one_only_where_progress_is_slow() -> None:
+    fast = play(dict.fromkeys(Arm, 2.0) | {GN: 2.5}, 12)
+    assert fast[: 2 * TRIAL] == [GN] * TRIAL + [SGN] * TRIAL
+    assert H not in fast
+    slow = play(dict.fromkeys(Arm, 1e-3), 12)
+    assert H in slow
+
+
+@given(st.lists(st.floats(-1, 5), min_size=4, max_size=4), st.integers(1, 200))
+def test_trials_cost_no_more_than_their_share(rates: list[float], steps: int) -> None:
+    gains, history = dict(zip(Arm, rates, strict=True)), History()
+    for _ in range(steps):
+        arm = history.choose(ALL)
+        history = history.after(a_step(arm, gains[arm], 4 if arm.exact else 0), ALL)
+    dear = 2.0 * 2 + 2.0 * 4 + 4.0
+    assert history.tried <= SHARE * (history.spent + 1000.0) + 2 * TRIAL * dear
+    assert history.step == steps
+
+
+def test_an_arm_that_fails_loses_its_place() -> None:
+    history = History()
+    for _ in range(20):
+        history = history.after(a_step(GN, 0.1), ALL)
+    assert history.best(ALL) is GN
+    history = replace(history, plays={**history.plays, SGN: Play(0.01, 4.0, 20, 0)})
+    for _ in range(10):
+        history = history.after(a_step(GN, 0.0, accepted=False), ALL)
+    assert history.best(ALL) is SGN
+
+
+def test_trials_in_vain_become_rare() -> None:
+    played = play({GN: 0.5, SGN: 0.1, H: 0.1, SH: 0.1}, 600)
+    at = [i for i, arm in enumerate(played) if arm is SGN and played[i - 1] is not SGN]
+    assert len(at) >= 3
+    gaps = [b - a for a, b in pairwise(at)]
+    assert gaps[0] >= PATIENCE
+    assert gaps[-1] > 2 * gaps[0]
+
+
+@given(st.permutations(list(Arm)), st.lists(st.floats(0, 3), min_size=1, max_size=30))
+def test_history_survives_as_numbers(order: list[Arm], gains: list[float]) -> None:
+    history = History()
+    for i, gain in enumerate(gains):
+        history = history.after(a_step(order[i % 4], gain), ALL)
+    assert History.from_numbers(history.numbers()) == history
+    assert History.from_numbers(History().numbers()) == History()
+
+
+@given(st.frozensets(st.sampled_from(list(Arm))))
+def test_a_set_of_arms_is_a_number(arms: frozenset[Arm]) -> None:
+    assert arms_of(mask_of(arms)) == arms
+
+
+def net_and_loss(scale: float = 1.0) -> tuple[nn.Module, object]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    x = torch.linspace(-1, 1, 20).unsqueeze(1)
+    y = torch.sin(4 * x)
+    return net, lambda: ((net(x * scale) - y) ** 2).mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, set(Arm)),
+        ({"curvature": "hessian"}, {H, SH}),
+        ({"curvature": "gauss_newton"}, {GN, SGN}),
+        ({"scaling": None}, {GN, H}),
+        ({"scaling": "jacobian"}, {SGN, SH}),
+        ({"curvature": "hessian", "scaling": None}, {H}),
+        ({"damping": 0.1}, {H}),
+        ({"damping": WidthScaled(gamma=1.0)}, {H}),
+        ({"damping": 0.1, "curvature": "gauss_newton"}, {GN}),
+        ({"damping": 0.1, "scaling": "jacobian"}, {SH}),
+        ({"preconditioner": None}, {GN, H}),
+    ],
+)
+def test_options_say_which_arms_are_played(options: dict[str, object], expected: set[Arm]) -> None:
+    net, loss = net_and_loss()
+    optimizer = RegNewton(net.parameters(), **options)
+    played = set()
+    for _ in range(80):
+        optimizer.step(closure_of(optimizer, loss))
+        played.add(optimizer.last_step.arm)
+    assert played <= expected
+    assert len(played) >= min(2, len(expected))
+
+
+def test_a_loss_that_is_not_recognised_leaves_the_exact_hessian() -> None:
+    net, loss = net_and_loss()
+    optimizer = RegNewton(net.parameters())
+    for _ in range(4):
+        optimizer.step(closure_of(optimizer, lambda: torch.log1p(loss())))
+        assert optimizer.last_step.arm is Arm.HESSIAN
+
+
+def test_scaling_that_is_asked_for_and_cannot_be_had_is_an_error() -> None:
+    net, loss = net_and_loss()
+    optimizer = RegNewton(net.parameters(), scaling="jacobian")
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(ClosureError, match="scaling"):
+        optimizer.step(closure_of(optimizer, lambda: torch.log1p(loss())))
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    with pytest.raises(ValueError, match="preconditioner"):
+        RegNewton(net.parameters(), scaling="jacobian", preconditioner=None)
+    with pytest.raises(ValueError, match="scaling"):
+        RegNewton(net.parameters(), scaling="diagonal")

@@ -1,0 +1,1 @@
+"""Derivatives of a loss by automatic differentiation, as products with vectors."""

@@ -1,0 +1,105 @@
+"""Many backward passes through one graph at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from ..linalg.operators import Product
+from .nodes import largest_gradient
+
+ENTRIES = {"cpu": 2**17}
+"""Entries of the largest tensor that a batch carries backwards, by kind of device: on a CPU a
+batch that does not fit the caches is slower than single products."""
+
+OTHER_ENTRIES = 2**25
+"""The same for devices that are not named in `ENTRIES`."""
+
+
+@dataclass
+class Batched:
+    """U, n x k -> J^T U, P x k: the backward passes of k cotangents of one graph.
+
+    They are taken in batches (``is_grads_batched``) of as many as `ENTRIES` allows, and one by
+    one where the graph has an operation that cannot be vectorised.
+
+    Attributes:
+        outputs: the parts of the n outputs that have a graph, as tensors or edges.
+        live: for each part of the n outputs whether it is among `outputs`.
+        like: a tensor of the shape of each part.
+        params: the P parameters.
+        single: u -> J^T u.
+    """
+
+    outputs: Sequence[Any]
+    live: Sequence[bool]
+    like: Sequence[Tensor]
+    params: Sequence[Tensor]
+    single: Product
+    _size: int = field(default=0, init=False)
+
+    def __call__(self, U: Tensor) -> Tensor:
+        k = U.shape[1]
+        P = sum(param.numel() for param in self.params)
+        result = torch.empty(k, P, dtype=U.dtype, device=U.device)
+        if not self.outputs:
+            return result.zero_().T
+        if not self._size:
+            self._size = self._affordable(U.device.type)
+        done = 0
+        while done < k:
+            stop = min(k, done + self._size)
+            if stop - done > 1 and self._batch(U[:, done:stop].T, result[done:stop]):
+                done = stop
+                continue
+            result[done] = self.single(U[:, done])
+            done += 1
+        return result.T
+
+    def _affordable(self, device: str) -> int:
+        nodes = [
+            output.node if isinstance(output, GradientEdge) else output.grad_fn
+            for output in self.outputs
+        ]
+        entries = largest_gradient([node for node in nodes if node is not None])
+        return max(1, ENTRIES.get(device, OTHER_ENTRIES) // entries) if entries else 8
+
+    def _batch(self, cotangents: Tensor, result: Tensor) -> bool:
+        """Write the products with some rows to `result`; False where that cannot be vectorised."""
+        sizes = [tensor.numel() for tensor in self.like]
+        pieces = [
+            piece.reshape(len(cotangents), *tensor.shape)
+            for piece, tensor, has_graph in zip(
+                torch.split(cotangents, sizes, dim=1), self.like, self.live, strict=True
+            )
+            if has_graph
+        ]
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*performance drop.*")
+                grads = torch.autograd.grad(
+                    self.outputs,
+                    list(self.params),
+                    pieces,
+                    retain_graph=True,
+                    allow_unused=True,
+                    is_grads_batched=True,
+                )
+        except RuntimeError:
+            self._size = 1
+            return False
+        start = 0
+        for grad, param in zip(grads, self.params, strict=True):
+            columns = result[:, start : start + param.numel()]
+            if grad is None:
+                columns.zero_()
+            else:
+                columns.copy_(grad.detach().reshape(len(cotangents), -1))
+            start += param.numel()
+        return True

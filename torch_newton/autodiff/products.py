@@ -1,0 +1,305 @@
+"""Gradient, Hessian, Jacobian and what is made of them, read off an autograd graph.
+
+One forward pass serves them all. The graph holds the batch, the dropout mask and the batch
+statistics fixed, so that a Hessian read off it is symmetric to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from ..linalg.flat import filled, flatten, unflatten
+from ..linalg.operators import LinearOperator, damped, symmetric
+from ..linalg.solve import inverse
+from .batched import Batched
+from .nodes import reachable
+
+Outputs = Tensor | Sequence[Tensor]
+
+
+class NotTwiceDifferentiableError(RuntimeError):
+    """The loss has a gradient, but the gradient cannot be differentiated again."""
+
+
+def gradient(loss: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """The gradient of L as one vector of P entries, without a graph of its own.
+
+    Parameters that the loss does not use contribute zeros.
+    """
+    grads = torch.autograd.grad(
+        loss, list(params), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return flatten(grads).detach()
+
+
+def hessian(loss: Tensor, params: Sequence[Tensor]) -> LinearOperator:
+    r"""The exact Hessian of L, P x P, by Hessian-vector products.
+
+    .. math:: H v = \nabla_\theta (\nabla_\theta L \cdot v)
+
+    (Pearlmutter 1994, *Fast exact multiplication by the Hessian*.) Frozen parameters are left
+    out by not passing them; unused ones have zero rows and columns.
+
+    Args:
+        loss: a scalar with its graph. Do not modify the parameters in place while it is in use.
+        params: the P parameters, as tensors of any shapes.
+
+    Raises:
+        NotTwiceDifferentiableError: at the call or at a product, where the graph holds an
+            operation without a second derivative; the message names the way out.
+    """
+    return gradient_and_hessian(loss, params)[1]
+
+
+def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, LinearOperator]:
+    """The gradient and the Hessian of one loss, which share one backward pass."""
+    params = list(params)
+    grads = differentiable_gradient(loss, params)
+    check_twice_differentiable(grads)
+    return flatten(filled(grads, params)).detach(), hessian_from_gradient(grads, params)
+
+
+def plain_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient of L without a graph of its own; None for unused parameters."""
+    try:
+        return torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise _explained(error) from error
+
+
+def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient of L with the graph that its products need; None for unused parameters."""
+    try:
+        return torch.autograd.grad(loss, list(params), create_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise _explained(error) from error
+
+
+def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
+    """Raise where the graph of the gradient ends at a backward pass that has no derivative.
+
+    Autograd cuts such a graph off, and would take a product over the rest of it for the whole.
+
+    Raises:
+        NotTwiceDifferentiableError: there is such a node.
+    """
+    roots = [grad.grad_fn for grad in grads if grad is not None and grad.grad_fn is not None]
+    if any(node.name() == "torch::autograd::Error" for node in reachable(roots)):
+        raise NotTwiceDifferentiableError(
+            "an operation of the model is marked as differentiable once only (once_differentiable)"
+            ": replace it by one whose backward pass autograd can differentiate"
+        )
+
+
+def hessian_from_gradient(
+    grads: Sequence[Tensor | None], params: Sequence[Tensor]
+) -> LinearOperator:
+    """The Hessian whose rows are the derivatives of `grads`, given with their graph."""
+    params, grads = list(params), list(grads)
+    # A loss that is linear in some parameters leaves their gradient without a graph.
+    live = [(i, grad) for i, grad in enumerate(grads) if grad is not None and grad.requires_grad]
+
+    def product(v: Tensor) -> Tensor:
+        if not live:
+            return torch.zeros_like(v)
+        pieces = unflatten(v, params)
+        try:
+            products = torch.autograd.grad(
+                [grad for _, grad in live],
+                params,
+                [pieces[i] for i, _ in live],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        except RuntimeError as error:
+            raise _explained(error) from error
+        return flatten(products).detach()
+
+    indices = [i for i, _ in live]
+    has_graph = [i in indices for i in range(len(params))]
+    matmat = Batched([grad for _, grad in live], has_graph, params, params, product)
+    size = sum(param.numel() for param in params)
+    dtype, device = params[0].dtype, params[0].device
+    return symmetric(size, product, dtype=dtype, device=device, matmat=matmat)
+
+
+def jacobian(outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
+    r"""The Jacobian :math:`J = \partial z / \partial\theta`, R x P, of a network's outputs.
+
+    :math:`J^T u` is a backward pass; :math:`J v` is the derivative of that pass with respect to
+    u, so no forward-mode rules are needed and any graph will do.
+
+    Args:
+        outputs: z, with its graph: one tensor or several, R entries in all.
+        params: the P parameters, as tensors of any shapes.
+    """
+    tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    return jacobian_at(list(tensors), [tensor.detach() for tensor in tensors], params)
+
+
+def jacobian_at(
+    outputs: Sequence[Tensor | GradientEdge], like: Sequence[Tensor], params: Sequence[Tensor]
+) -> LinearOperator:
+    """`jacobian` for outputs inside a graph, where only an edge is at hand.
+
+    `like` holds a tensor of each output's shape.
+    """
+    like, params = list(like), list(params)
+    # A constant output has no graph, and zero rows. (Autograd takes a mixture of tensors and
+    # edges, but its types do not say so.)
+    live = [not isinstance(output, Tensor) or output.requires_grad for output in outputs]
+    parts: list[Any] = [
+        output for output, has_graph in zip(outputs, live, strict=True) if has_graph
+    ]
+
+    def pull_back(u: Tensor, create_graph: bool = False) -> Tensor:
+        grads = torch.autograd.grad(
+            parts,
+            params,
+            [piece for piece, has_graph in zip(unflatten(u, like), live, strict=True) if has_graph],
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return flatten(grads)
+
+    pulled: list[tuple[Tensor, Tensor]] = []
+
+    def push_forward(v: Tensor) -> Tensor:
+        if not pulled:  # linear in u, so that one graph serves every v
+            u = torch.zeros(rows, dtype=v.dtype, device=v.device, requires_grad=True)
+            pulled.append((u, pull_back(u, create_graph=True)))
+        u, gradient = pulled[0]
+        if not gradient.requires_grad:
+            return torch.zeros_like(u)
+        try:
+            (product,) = torch.autograd.grad(
+                gradient, u, v, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise _explained(error) from error
+        return product.detach()
+
+    rows = sum(tensor.numel() for tensor in like)
+    columns = sum(param.numel() for param in params)
+    return LinearOperator(
+        (rows, columns),
+        push_forward,
+        lambda u: pull_back(u).detach(),
+        params[0].dtype,
+        params[0].device,
+        rmatmat=Batched(parts, live, like, params, lambda u: pull_back(u).detach()),
+    )
+
+
+def output_hessian(loss: Tensor, outputs: Sequence[Tensor]) -> LinearOperator:
+    r"""The Hessian of the loss in the outputs, :math:`Q = \nabla^2_z \ell(z)`, R x R.
+
+    It is what the graph between z and the loss says, so no formula of the loss is needed.
+    """
+    outputs, like = list(outputs), [tensor.detach() for tensor in outputs]
+    slopes = torch.autograd.grad(
+        loss, outputs, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    live = [i for i, slope in enumerate(slopes) if slope.requires_grad]
+
+    def product(u: Tensor) -> Tensor:
+        if not live:
+            return torch.zeros_like(u)
+        pieces = unflatten(u, like)
+        products = torch.autograd.grad(
+            [slopes[i] for i in live],
+            outputs,
+            [pieces[i] for i in live],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return flatten(products).detach()
+
+    rows = sum(tensor.numel() for tensor in like)
+    return symmetric(rows, product, dtype=loss.dtype, device=loss.device)
+
+
+def gauss_newton(loss: Tensor, outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
+    r"""The generalized Gauss-Newton matrix :math:`G = J^T Q J`, P x P.
+
+    It is the Hessian without :math:`S = \sum_m \partial\ell/\partial z_m\,\nabla^2 z_m`, and
+    positive semidefinite wherever the loss is convex in the outputs (Schraudolph 2002, *Fast
+    curvature matrix-vector products for second-order gradient descent*).
+
+    Args:
+        loss: a scalar, computed from `outputs`, with its graph.
+        outputs: z, the very tensors from which the loss was computed.
+        params: the P parameters.
+    """
+    tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    J = jacobian(tensors, params)
+    Q = output_hessian(loss, tensors)
+    return J.T @ Q @ J
+
+
+def tangent_kernel(outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
+    r"""The empirical neural tangent kernel :math:`K = J J^T`, R x R, with no factor 1/M.
+
+    (Jacot, Gabriel, Hongler 2018.) The normalisation B = K/M of Riedl, Spiliopoulos and
+    Sirignano (2026) is ``(1 / M) * tangent_kernel(...)``.
+    """
+    J = jacobian(outputs, params)
+    return J @ J.T
+
+
+def newton_tangent_kernel(
+    loss: Tensor,
+    outputs: Outputs,
+    params: Sequence[Tensor],
+    damping: float,
+    *,
+    tol: float = 1e-10,
+) -> LinearOperator:
+    r"""The Newton neural tangent kernel :math:`J (H + \lambda I)^{-1} J^T`, R x R.
+
+    A regularized Newton step moves the outputs by :math:`-\mathrm{NNTK}\,\nabla_z\ell` to first
+    order. With :math:`\ell = \|z - y\|^2/(2M)` its eigenvalues are M times those of Riedl,
+    Spiliopoulos and Sirignano (2026), who normalise by 1/M and whose limit is
+    :math:`B(\gamma I + B)^{-1}`.
+
+    Args:
+        loss: a scalar with its graph.
+        outputs: z, with its graph, R entries.
+        params: the P parameters.
+        damping: lambda, absolute.
+        tol: relative residual of the linear solve behind each product.
+
+    Raises:
+        SolveError: at a product, where H + lambda I is singular to `tol`.
+    """
+    J = jacobian(outputs, params)
+    return J @ inverse(damped(hessian(loss, params), damping), tol=tol) @ J.T
+
+
+def _explained(error: RuntimeError) -> RuntimeError:
+    """The same error, with the way out where the cause is a missing second derivative."""
+    text = str(error)
+    if "compile" in text or "aot_autograd" in text:
+        way_out = (
+            "a compiled model cannot be differentiated twice. Pass the model as it was before "
+            "torch.compile to the closure (model._orig_mod holds it)"
+        )
+    elif "is not implemented" in text or "does not support double backward" in text:
+        way_out = (
+            "an operation of the model has no second derivative. For scaled dot-product "
+            "attention wrap the forward pass in "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH); for cuDNN RNNs in "
+            "torch.backends.cudnn.flags(enabled=False)"
+        )
+    else:
+        return error
+    return NotTwiceDifferentiableError(f"{way_out}. PyTorch said: {text}")

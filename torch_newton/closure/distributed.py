@@ -1,0 +1,225 @@
+r"""Several processes, each with its part of the batch: one loss, one matrix, one step.
+
+The loss that is minimised is the mean of the ranks' losses, as `DistributedDataParallel` defines
+it: every rank counts the same, however many samples it has. So gradient, products and losses are
+means over the ranks, and the Gauss-Newton matrix is
+
+.. math:: \frac1W \sum_r \hat J_r^T \hat J_r,
+
+whose rows are the rows of all ranks, divided by the square root of their number W. Everything
+that a step decides by is such a mean, and so every rank takes the same step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..linalg.factored_jacobian import Factor, Tangents
+from ..linalg.operators import LinearOperator, symmetric
+from ..preconditioners.base import AtDamping
+from ..preconditioners.function_space import MAX_ENTRIES, MAX_SIZE, FunctionSpace
+
+SHARDED = {
+    "DeepSpeedEngine": "DeepSpeed",
+    "FSDPModule": "FSDP",
+    "FullyShardedDataParallel": "FSDP",
+}
+"""Classes of modules that hold a part of the parameters on each rank."""
+
+
+class RankError(RuntimeError):
+    """The ranks cannot take a common step; the message says why."""
+
+
+class Ranks:
+    """The processes that train one model with `DistributedDataParallel`; or just this one."""
+
+    def __init__(self) -> None:
+        self.distributed = dist.is_available() and dist.is_initialized()
+        self.several = self.distributed and dist.get_world_size() > 1
+        self.synchronised = False
+        self._group: Any = None
+        self._met = False
+
+    def meet(self, module: nn.Module) -> None:
+        """Look at a module that the closure calls.
+
+        Raises:
+            RankError: it is one whose parameters are divided among the ranks.
+        """
+        what = _sharded(type(module))
+        if what is not None:
+            raise RankError(
+                f"RegNewton does not work with {what}, which holds a part of the parameters on "
+                "each rank: use DistributedDataParallel (Lightning: strategy='ddp')"
+            )
+        if isinstance(module, DistributedDataParallel):
+            self._met, self._group = True, module.process_group
+            self.synchronised = bool(module.require_backward_grad_sync)
+            if getattr(getattr(module, "_join_config", None), "enable", False):
+                raise RankError(
+                    "RegNewton cannot step under DistributedDataParallel.join(), where ranks "
+                    "run out of batches one by one: give every rank the same number of batches"
+                )
+
+    def check(self) -> None:
+        """Raise where there are several processes and the closure has not averaged over them.
+
+        Raises:
+            RankError: its model is not wrapped, or ran under ``no_sync`` to the end.
+        """
+        if not self.several:
+            return
+        if not self._met:
+            raise RankError(
+                "there are several processes, but the closure has not called a "
+                "DistributedDataParallel model, and each rank would step for itself: wrap the "
+                "model, call the wrapped one in the closure, or train in a single process"
+            )
+        if not self.synchronised:
+            raise RankError(
+                "the closure ran under no_sync(), so that each rank would step for itself: "
+                "leave no_sync() for the last micro-batch, which step() evaluates"
+            )
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to average, as far as the closure has run."""
+        return self.several and self._met
+
+    def mean(self, vector: Tensor) -> Tensor:
+        """The mean of a tensor over the ranks."""
+        if not self.active:
+            return vector
+        total = vector.clone()
+        dist.all_reduce(total, group=self._group)
+        return total / dist.get_world_size(self._group)
+
+    def agree(self, value: float, like: Tensor, failed: bool = False) -> float:
+        """The mean of a number over the ranks; all of them raise where one has failed.
+
+        Raises:
+            RankError: another rank has failed.
+        """
+        if not self.active:
+            return value
+        # A number that is not finite must come back as it is, and not spoil the count.
+        told = torch.tensor([value, float(failed)], dtype=torch.float64, device=like.device)
+        dist.all_reduce(told, group=self._group)
+        if told[1] > 0 and not failed:
+            raise RankError(
+                "the closure failed on another rank, whose message says why; the step changed "
+                "nothing on any of them"
+            )
+        return float(told[0]) / dist.get_world_size(self._group)
+
+    def everywhere(self, holds: bool, like: Tensor) -> bool:
+        """Whether something holds on every rank."""
+        return self.agree(float(not holds), like) == 0
+
+    def averaged(self, A: LinearOperator) -> LinearOperator:
+        """The mean of a symmetric operator over the ranks."""
+        if not self.active:
+            return A
+        return symmetric(A.shape[0], lambda v: self.mean(A @ v), dtype=A.dtype, device=A.device)
+
+    def preconditioner(self, at_damping: AtDamping | None) -> AtDamping | None:
+        """The mean over the ranks of a preconditioner that each has made from its own loss."""
+        if at_damping is None or not self.active:
+            return at_damping
+        return lambda damping: self.averaged(at_damping(damping))
+
+    def joined(self, space: FunctionSpace | None, like: Tensor) -> FunctionSpace | None:
+        """The rows of all ranks; None where some rank has none, or they exceed the budget."""
+        if not self.active:
+            return space
+        world = dist.get_world_size(self._group)
+        mine = 0 if space is None else space.tangents.rows
+        rows = [int(n) for n in self._gather(torch.tensor([mine], device=like.device))[:, 0]]
+        size = like.numel() if space is None else space.size
+        total = sum(rows)
+        if space is None or min(rows) == 0 or min(total, size) > MAX_SIZE:
+            return None
+        if size < total and total * size > MAX_ENTRIES:
+            return None
+        tangents = self._tangents(space.tangents, rows)
+        if tangents is None:
+            return None
+
+        def target_at(loss: Tensor) -> Tensor | None:
+            mine = space.target_at(loss)
+            if not self.everywhere(mine is not None, like) or mine is None:
+                return None
+            return self._rows(mine, rows)
+
+        target = self._rows(space.target, rows)
+        return FunctionSpace(tangents, target, target_at=target_at).times(1 / math.sqrt(world))
+
+    def _tangents(self, tangents: Tangents, rows: list[int]) -> Tangents | None:
+        """The factors of all ranks one below the other; None where they are of several kinds."""
+        like = tangents.like[0]
+        owner: dict[int, int] = {}
+        kinds = self._gather(
+            torch.tensor(
+                [_kind(f, i, owner) for i, f in enumerate(tangents.factors)], device=like.device
+            )
+        )
+        lefts: dict[int, Tensor] = {}
+        factors: list[Factor | None] = []
+        for i, factor in enumerate(tangents.factors):
+            uses = int(kinds[:, i, 0].max())
+            found = {tuple(kind) for kind in kinds[:, i, 1:].tolist() if kind[0] > 0}
+            if len(found) > 1:
+                return None
+            if not found:
+                factors.append(None)
+                continue
+            a, b, first = found.pop()
+            if first not in lefts or lefts[first].shape[1:] != (uses, a):
+                left = None if factor is None else factor.left
+                lefts[first] = self._rows(_filled(left, (tangents.rows, uses, a), like), rows)
+            right = None
+            if b > 0:
+                mine = None if factor is None else factor.right
+                right = self._rows(_filled(mine, (tangents.rows, uses, b), like), rows)
+            factors.append(Factor(lefts[first], right))
+        return Tangents(factors, tangents.like, sum(rows))
+
+    def _rows(self, part: Tensor, rows: list[int]) -> Tensor:
+        """Parts of different lengths, one below the other."""
+        padded = part.new_zeros(max(rows), *part.shape[1:])
+        padded[: len(part)] = part
+        return torch.cat([piece[:n] for piece, n in zip(self._gather(padded), rows, strict=True)])
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, stacked."""
+        world = dist.get_world_size(self._group)
+        parts = [torch.empty_like(tensor) for _ in range(world)]
+        dist.all_gather(parts, tensor.contiguous(), group=self._group)
+        return torch.stack(parts)
+
+
+def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
+    """Uses, columns of L, columns of R or 0, and the first parameter that has the same L."""
+    if factor is None:
+        return [0] * 4
+    right = 0 if factor.right is None else factor.right.shape[2]
+    first = owner.setdefault(id(factor.left), i)
+    return [factor.left.shape[1], factor.left.shape[2], right, first]
+
+
+def _filled(part: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    full = like.new_zeros(shape)
+    if part is not None:
+        full[:, : part.shape[1]] = part
+    return full
+
+
+def _sharded(kind: type) -> str | None:
+    return next((SHARDED[c.__name__] for c in kind.__mro__ if c.__name__ in SHARDED), None)

@@ -1,0 +1,1 @@
+"""Rules for the damping lambda of (H + lambda I) d = -g."""

@@ -1,0 +1,1 @@
+"""From the autograd graph of a loss to its per-sample Jacobian."""

@@ -1,0 +1,216 @@
+r"""The rows of J = dz/dtheta that a tangent kernel is made of.
+
+They are read off the autograd graph as per-sample factors (`tangents`), which takes a few backward
+passes for all of them and makes :math:`J J^T` a sum of products of small Gram matrices; where the
+graph cannot be read they are taken by batched backward passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from ..autodiff.nodes import leaf
+from ..autodiff.products import jacobian, jacobian_at
+from ..graph.loss_curvature import Root, output_root
+from ..graph.per_sample import read_tangents
+from ..graph.residuals import Residuals, Term, find_residuals
+from ..linalg.factored_jacobian import Factor, Tangents
+from ..linalg.flat import flatten
+from ..linalg.operators import LinearOperator
+
+JACOBIAN_ENTRIES = 2**27
+"""At most so many entries of J are formed, one GiB in double precision."""
+
+
+class KernelError(ValueError):
+    """The kernel cannot be had in the way asked for; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    r"""The outputs z of a loss, as rows.
+
+    Attributes:
+        plain: J, R x P.
+        weighted: :math:`Q^{1/2} J`, or :math:`F^T J` with :math:`Q = F F^T`: for eigenvalues
+            both serve.
+        scale: c where :math:`Q = c^2 I`, so that the one is c times the other; None elsewhere.
+        rank: of Q: how many directions of the outputs the loss sees. A softmax does not see a
+            shift common to all logits.
+    """
+
+    plain: Tangents
+    weighted: Tangents
+    scale: float | None
+    rank: int
+
+
+def tangents_of(outputs: Tensor, params: Sequence[Tensor]) -> Tangents:
+    """J of any outputs, R x P, its rows in the order of ``outputs.reshape(-1)``.
+
+    Args:
+        outputs: with their graph; the first dimension counts samples.
+        params: the P parameters.
+
+    Raises:
+        KernelError: the outputs have no graph; or the graph is one whose rows must be formed,
+            and they have more than `JACOBIAN_ENTRIES` entries.
+    """
+    if not outputs.requires_grad:
+        raise KernelError(
+            "the outputs have no graph: compute them from the parameters, and not under no_grad"
+        )
+    edge = get_gradient_edge(outputs)
+    like = torch.zeros_like(outputs)
+    term = Term(edge, like, edge, like)
+    read = read_tangents([term], params, [_identity(term)])
+    return formed(jacobian(outputs, params), params) if read is None else read
+
+
+def formed(J: LinearOperator, params: Sequence[Tensor]) -> Tangents:
+    """J by one backward pass a row, in batches.
+
+    Raises:
+        KernelError: there are more than `JACOBIAN_ENTRIES` entries.
+    """
+    rows, columns = J.shape
+    if rows * columns > JACOBIAN_ENTRIES:
+        raise KernelError(
+            f"the graph of these outputs cannot be read sample by sample, and their Jacobian of "
+            f"{rows} x {columns} is too large to form: take fewer samples, or the extreme "
+            "eigenvalues of tangent_kernel(outputs, params), which needs products only"
+        )
+    return of_matrix(J.T.dense().T, params)
+
+
+def of_matrix(J: Tensor, params: Sequence[Tensor]) -> Tangents:
+    """A Jacobian in memory, R x P."""
+    pieces = torch.split(J, [param.numel() for param in params], dim=1)
+    return Tangents([Factor(piece[:, None], None) for piece in pieces], params, len(J))
+
+
+def rows_of_loss(
+    loss: Tensor, params: Sequence[Tensor], known: Tangents | None = None
+) -> tuple[Rows | None, list[str]]:
+    """The rows of the outputs that `find_residuals` reads off the loss's graph.
+
+    Those of a physics-informed loss are its residuals. Penalties on the parameters themselves
+    are no outputs, and are left out.
+
+    Args:
+        loss: a scalar with its graph.
+        params: the P parameters.
+        known: the weighted rows, where a step of the optimizer has read them already.
+
+    Returns:
+        The rows, None where no outputs were found, and the names of the nodes at which the
+        search for them gave up.
+
+    Raises:
+        KernelError: the rows must be formed, and are too many.
+    """
+    found = find_residuals(loss)
+    terms = [term for term in found.terms if leaf(term.z.node) is None]
+    if not terms:
+        return None, found.unrecognised
+    roots = [output_root(term) for term in terms]
+    found_roots = [root for root in roots if root is not None]
+    diagonal = len(found_roots) == len(roots) and all(r.matrix.ndim == 2 for r in found_roots)
+    scale = flatten(root.matrix for root in found_roots) if diagonal else None
+    if known is not None and scale is not None and known.rows == len(scale) and bool(scale.all()):
+        plain = _scaled(known, 1 / scale)
+    else:
+        plain, known = _plain(terms, params), None
+    if len(found_roots) < len(roots):
+        weighted, rank = _weighted_densely(plain, terms, params)
+        return Rows(plain, weighted, None, rank), found.unrecognised
+    rank = sum(_rank(root) for root in found_roots)
+    if scale is not None:
+        constant = float(scale[0]) if bool((scale == scale[0]).all()) else 0.0
+        weighted = _scaled(plain, scale) if known is None else known
+        return Rows(plain, weighted, constant or None, rank), found.unrecognised
+    read = read_tangents(terms, params, found_roots)
+    weighted = of_matrix(_mixed(plain.dense(), found_roots), params) if read is None else read
+    return Rows(plain, weighted, None, rank), found.unrecognised
+
+
+def rows_of_outputs(outputs: Tensor, params: Sequence[Tensor]) -> Rows:
+    """The rows of outputs given apart from the loss; Q = I/M with M = len(outputs).
+
+    Raises:
+        KernelError: see `tangents_of`.
+    """
+    plain = tangents_of(outputs, params)
+    samples = len(outputs) if outputs.ndim else 1
+    scale = 1 / math.sqrt(samples)
+    weights = torch.full((plain.rows,), scale, dtype=torch.float64).to(outputs)
+    return Rows(plain, _scaled(plain, weights), scale, plain.rows)
+
+
+def _plain(terms: Sequence[Term], params: Sequence[Tensor]) -> Tangents:
+    read = read_tangents(terms, params, [_identity(term) for term in terms])
+    if read is not None:
+        return read
+    edges, like = [term.z for term in terms], [term.like for term in terms]
+    return formed(jacobian_at(edges, like, params), params)
+
+
+def _identity(term: Term) -> Root:
+    samples = term.like.shape[0] if term.like.ndim else 1
+    ones = torch.ones_like(term.like).reshape(samples, -1)
+    return Root(ones, ones)
+
+
+def _rank(root: Root) -> int:
+    if root.matrix.ndim == 2:
+        return int((root.matrix > 0).sum())
+    return round(float(torch.einsum("mcd,mdc->", root.matrix, root.inverse)))
+
+
+def _scaled(tangents: Tangents, scale: Tensor) -> Tangents:
+    factors = [
+        None if factor is None else Factor(factor.left * scale[:, None, None], factor.right)
+        for factor in tangents.factors
+    ]
+    return Tangents(factors, tangents.like, tangents.rows)
+
+
+def _mixed(J: Tensor, roots: Sequence[Root]) -> Tensor:
+    """Q^{1/2} J, block by block."""
+    pieces = torch.split(J, [root.rows * root.columns for root in roots])
+    return torch.cat(
+        [
+            _times(root, piece.reshape(root.rows, root.columns, -1)).flatten(0, 1)
+            for piece, root in zip(pieces, roots, strict=True)
+        ]
+    )
+
+
+def _times(root: Root, rows: Tensor) -> Tensor:
+    if root.matrix.ndim == 2:
+        return rows * root.matrix[:, :, None]
+    return torch.einsum("mcd,mdp->mcp", root.matrix, rows)
+
+
+def _weighted_densely(
+    plain: Tangents, terms: Sequence[Term], params: Sequence[Tensor]
+) -> tuple[Tangents, int]:
+    """F^T J where samples interact in the loss, with Q = F F^T from all of Q."""
+    size = sum(param.numel() for param in params)
+    if plain.rows * max(plain.rows, size) > JACOBIAN_ENTRIES:
+        raise KernelError(
+            f"the {plain.rows} outputs interact in the loss, and their second derivative is too "
+            "large to form: take fewer samples"
+        )
+    Q = Residuals(list(terms), []).hessian().dense().double()
+    values, vectors = torch.linalg.eigh((Q + Q.T) / 2)
+    epsilon = torch.finfo(plain.like[0].dtype).eps
+    kept = values > len(values) * epsilon * values.max()
+    factor = (vectors[:, kept] * values[kept].sqrt()).to(plain.like[0])
+    return of_matrix(factor.T @ plain.dense(), params), int(kept.sum())

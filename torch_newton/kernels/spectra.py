@@ -1,0 +1,188 @@
+r"""The spectra of tangent kernels.
+
+With J = dz/dtheta, R x P, and Q the second derivative of the loss in its outputs z,
+
+- the neural tangent kernel is :math:`J J^T`, with no factor 1/M;
+- the Newton neural tangent kernel is :math:`Q^{1/2} J (H + \lambda I)^{-1} J^T Q^{1/2}`. For
+  :math:`\ell = \|z - y\|^2/(2M)`, where Q = I/M, that is the kernel of Riedl, Spiliopoulos and
+  Sirignano (2026). Its Gauss-Newton form has :math:`J^T Q J` in place of H and the eigenvalues
+  :math:`\kappa/(\kappa + \lambda)` in (0, 1), with :math:`\kappa` those of
+  :math:`Q^{1/2} J J^T Q^{1/2}`: the share of a mode's residual that one unit step removes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..autodiff.products import tangent_kernel
+from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues
+from ..linalg.factored_jacobian import Tangents
+from ..linalg.operators import symmetric
+from .rows import KernelError, tangents_of
+
+SINGULAR_VALUE_ENTRIES = 2**22
+"""Entries of J up to which eigenvalues are squares of its singular values. Those are known to
+1e-16 of the largest, so that eigenvalues are resolved down to 1e-24 of the largest or better,
+where a Gram matrix would end at 1e-16."""
+
+
+@dataclass(frozen=True)
+class KernelSpectrum:
+    """The eigenvalues of a kernel.
+
+    Attributes:
+        smallest: with its error bound.
+        largest: with its error bound.
+        eigenvalues: all of them, ascending, float64; None where there were too many rows.
+    """
+
+    smallest: Eigenvalue
+    largest: Eigenvalue
+    eigenvalues: Tensor | None = None
+
+    def scaled(self, factor: float) -> KernelSpectrum:
+        """That of the kernel times a positive number."""
+        ends = [
+            Eigenvalue(factor * end.value, factor * end.error_bound, end.converged)
+            for end in (self.smallest, self.largest)
+        ]
+        values = None if self.eigenvalues is None else factor * self.eigenvalues
+        return KernelSpectrum(ends[0], ends[1], values)
+
+    @property
+    def condition_number(self) -> float:
+        """Largest over smallest absolute value; infinite where that is zero to rounding."""
+        if self.eigenvalues is not None and len(self.eigenvalues):
+            sizes = self.eigenvalues.abs()
+            low, high = float(sizes.min()), float(sizes.max())
+        else:
+            low, high = abs(self.smallest.value), abs(self.largest.value)
+        if math.isnan(low):
+            return math.nan
+        return math.inf if low <= self.smallest.error_bound else high / low
+
+    def newton(self, damping: float) -> KernelSpectrum:
+        r"""That of the NNTK in Gauss-Newton form, :math:`\kappa/(\kappa + \lambda)`."""
+
+        def mapped(eigenvalue: Eigenvalue) -> Eigenvalue:
+            value, bound = eigenvalue.value, eigenvalue.error_bound
+            low, high = _share(max(value - bound, 0.0), damping), _share(value + bound, damping)
+            middle = _share(value, damping)
+            rounding = 4 * torch.finfo(torch.float64).eps * middle
+            error = max(high - middle, middle - low) + rounding
+            return Eigenvalue(middle, error, eigenvalue.converged)
+
+        values = self.eigenvalues
+        if values is not None:
+            values = torch.where(values > 0, values / (values + damping), torch.zeros_like(values))
+        return KernelSpectrum(mapped(self.smallest), mapped(self.largest), values)
+
+
+def tangent_gram(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
+    r"""The neural tangent kernel :math:`J J^T` of a module's outputs as a matrix, R x R.
+
+    Its rows are in the order of ``outputs.reshape(-1)``: those of sample m and output c are at
+    m C + c. Nothing of the size of J is formed where the graph can be read sample by sample.
+
+    Args:
+        outputs: of a module on a batch, with their graph; the first dimension counts samples.
+        params: the parameters.
+
+    Raises:
+        KernelError: the outputs have no graph.
+    """
+    try:
+        return tangents_of(outputs, params).gram()
+    except KernelError:
+        if not outputs.requires_grad:
+            raise
+        return tangent_kernel(outputs, params).dense()
+
+
+def kernel_spectrum(
+    J: Tangents,
+    *,
+    epsilon: float,
+    max_size: int = 2048,
+    rank: int | None = None,
+    products: int = 100,
+    gram: Tensor | None = None,
+) -> KernelSpectrum:
+    """The eigenvalues of J J^T.
+
+    All of them where the smaller of R and P is at most `max_size`; else the extreme ones, by
+    `products` steps of the Lanczos process. What is zero to rounding is zero.
+
+    Args:
+        J: R x P.
+        epsilon: unit of rounding of the arithmetic behind J.
+        max_size: the largest matrix that is diagonalised.
+        rank: how many rows are independent, if it is known that the others are zero: so many
+            eigenvalues are given.
+        products: Lanczos steps at most.
+        gram: J J^T, or J^T J where P is the smaller, if it is at hand.
+    """
+    P = sum(param.numel() for param in J.like)
+    count = J.rows if rank is None else min(rank, J.rows)
+    if count == 0:
+        nothing = Eigenvalue(math.nan, math.inf, False)
+        return KernelSpectrum(nothing, nothing, torch.empty(0, dtype=torch.float64))
+    if min(J.rows, P) > max_size:
+        return _extreme_spectrum(J, P, products)
+    if J.rows * P <= SINGULAR_VALUE_ENTRIES:
+        values, error = _squared_singular_values(J.dense().double(), epsilon)
+    else:
+        if gram is None or len(gram) != min(J.rows, P):
+            gram = J.gram() if J.rows <= P else _small_gram(J)
+        gram = gram.double()
+        values = torch.linalg.eigvalsh((gram + gram.T) / 2)
+        error = len(values) * epsilon * float(values.abs().max())
+        values = torch.where(values > error, values, torch.zeros_like(values))
+    if not bool(torch.isfinite(values).all()):
+        unknown = Eigenvalue(math.nan, math.inf, False)
+        return KernelSpectrum(unknown, unknown, torch.full((1,), math.nan, dtype=torch.float64))
+    values = torch.cat([values.new_zeros(max(0, J.rows - len(values))), values.sort().values])
+    values = values[-count:]
+    low, high = float(values[0]), float(values[-1])
+    if J.rows * P <= SINGULAR_VALUE_ENTRIES:
+        errors = [2 * math.sqrt(value) * error + error**2 for value in (low, high)]
+    else:
+        errors = [error, error]
+    return KernelSpectrum(
+        Eigenvalue(low, errors[0], True), Eigenvalue(high, errors[1], True), values
+    )
+
+
+def _share(kappa: float, damping: float) -> float:
+    return kappa / (kappa + damping) if kappa > 0 else 0.0
+
+
+def _extreme_spectrum(J: Tangents, P: int, products: int) -> KernelSpectrum:
+    first = J.like[0]
+    if J.rows > P:  # the others are zero
+        K = symmetric(P, lambda v: J.pull(J.push(v)), dtype=first.dtype, device=first.device)
+        found = extreme_eigenvalues(K, max_iter=products)
+        return KernelSpectrum(Eigenvalue(0.0, 0.0, True), found.largest)
+    K = symmetric(J.rows, lambda u: J.push(J.pull(u)), dtype=first.dtype, device=first.device)
+    found = extreme_eigenvalues(K, max_iter=products)
+    return KernelSpectrum(found.smallest, found.largest)
+
+
+def _squared_singular_values(A: Tensor, epsilon: float) -> tuple[Tensor, float]:
+    """Squares of the singular values of A, zero where that is their rounding, and the rounding."""
+    # The triangular factor has the same singular values, and is small.
+    wide = A.shape[0] < A.shape[1]
+    small = torch.linalg.qr(A.T if wide else A, mode="r").R
+    values: Tensor = torch.linalg.svdvals(small)
+    rounding = max(A.shape) * epsilon * float(values.max())
+    return torch.where(values > rounding, values, torch.zeros_like(values)).square(), rounding
+
+
+def _small_gram(J: Tangents) -> Tensor:
+    rows = J.dense().double()
+    return rows.T @ rows

@@ -1,0 +1,132 @@
+"""The Lanczos process: a symmetric operator's tridiagonal shadow in a Krylov space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .conjugate_gradient import Tridiagonal
+from .operators import LinearOperator
+
+
+@dataclass(frozen=True)
+class Lanczos:
+    """k steps of the Lanczos process: A V = V T + residual e_k^T.
+
+    Attributes:
+        tridiagonal: T, k x k, float64 on the CPU.
+        residual: norm of the remainder, beta_k; zero where the process ended early because V
+            spans an invariant subspace.
+    """
+
+    tridiagonal: Tridiagonal
+    residual: float
+
+    def ritz_pairs(self) -> tuple[Tensor, Tensor]:
+        """The k Ritz values, ascending, and for each the norm of its residual.
+
+        Within that distance of each Ritz value lies an eigenvalue of A (Parlett 1998, *The
+        symmetric eigenvalue problem*, theorem 4.5.1).
+        """
+        values, vectors = torch.linalg.eigh(self.tridiagonal.dense())
+        return values, self.residual * vectors[-1].abs()
+
+    def weights(self) -> Tensor:
+        """Squared first entries of T's eigenvectors: weights of the Gauss quadrature."""
+        _, vectors = torch.linalg.eigh(self.tridiagonal.dense())
+        first: Tensor = vectors[0]
+        return first.square()
+
+
+def lanczos(
+    A: LinearOperator, max_iter: int, *, start: Tensor | None = None, seed: int = 0
+) -> Lanczos:
+    """The Lanczos process with full reorthogonalisation, which keeps V orthogonal to rounding.
+
+    Args:
+        A: symmetric, n x n.
+        max_iter: steps, one product and one vector of n entries each.
+        start: the first vector; Gaussian from `seed` where none is given, drawn from a generator
+            of its own.
+        seed: of that generator.
+
+    Raises:
+        ValueError: A is not square, or `max_iter` is not positive.
+    """
+    process = Process(A, max_iter, start, seed)
+    while not process.finished:
+        process.advance()
+    return process.result()
+
+
+class Process:
+    """The Lanczos recursion, one step at a time; it holds one vector for each step allowed."""
+
+    def __init__(self, A: LinearOperator, max_iter: int, start: Tensor | None, seed: int) -> None:
+        rows, columns = A.shape
+        if rows != columns:
+            raise ValueError(f"the operator must be square, not {rows} x {columns}")
+        if max_iter < 1:
+            raise ValueError(f"max_iter must be positive, not {max_iter}")
+        if start is None:
+            generator = torch.Generator().manual_seed(seed)
+            start = torch.randn(rows, generator=generator, dtype=torch.float64)
+        start = start.to(A.device, A.dtype)
+        self.A = A
+        self.capacity = min(max_iter, rows)
+        self.basis = torch.empty(self.capacity, rows, dtype=A.dtype, device=A.device)
+        self.next = start / torch.linalg.vector_norm(start)
+        self.diagonal: list[float] = []
+        self.off_diagonal: list[float] = []
+        self.norm = 0.0
+        self.residual = 1.0
+
+    @property
+    def steps(self) -> int:
+        return len(self.diagonal)
+
+    @property
+    def finished(self) -> bool:
+        return self.residual == 0 or self.steps == self.capacity
+
+    def advance(self) -> None:
+        """One step."""
+        self.take(self.A @ self.next)
+
+    def take(self, r: Tensor) -> None:
+        """One step, given A times `next`."""
+        v = self.next
+        if self.steps:
+            self.off_diagonal.append(self.residual)
+        self.basis[self.steps] = v
+        self.norm = max(self.norm, _norm(r))
+        self.diagonal.append(float(v @ r))
+        basis = self.basis[: self.steps]
+        for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
+            r = r - basis.T @ (basis @ r)
+        self.residual = _norm(r)
+        spanned = self.residual <= 10 * torch.finfo(v.dtype).eps * self.norm
+        if spanned or self.steps == len(v):
+            self.residual = 0.0
+        else:
+            self.next = r / self.residual
+
+    def result(self) -> Lanczos:
+        """What is known so far."""
+        return Lanczos(
+            Tridiagonal(
+                torch.tensor(self.diagonal, dtype=torch.float64),
+                torch.tensor(self.off_diagonal, dtype=torch.float64),
+            ),
+            self.residual,
+        )
+
+
+def _norm(v: Tensor) -> float:
+    """|v|, also where the squares of its entries underflow."""
+    largest = v.abs().max()
+    if not largest > 0:
+        return float(largest)
+    return float(largest * torch.linalg.vector_norm(v / largest))

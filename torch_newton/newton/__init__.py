@@ -1,0 +1,1 @@
+"""One step of regularized Newton's method."""

@@ -1,0 +1,250 @@
+"""The quadratic model of the loss that one step minimises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.conjugate_gradient import Solution, conjugate_gradient
+from ..linalg.operators import LinearOperator, congruent, damped, symmetric
+from ..linalg.solve import solve_symmetric
+from ..preconditioners.base import AtDamping
+from ..preconditioners.function_space import DampedInverse, FunctionSpace
+from ..preconditioners.least_squares import least_squares_step
+from ..preconditioners.scaling import Scaling
+from ..step import Path, Stop
+
+LONGEST_CORRECTION = 0.75
+"""Of a correction, in lengths of the step."""
+
+Candidate = tuple[Tensor, float]
+"""A direction d with d^T A d."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A solution d of (A + lambda I) d = -g.
+
+    Attributes:
+        candidates: d with d^T A d, A without lambda; none where the first direction tried had no
+            positive curvature, and two where the solver was stopped by negative curvature and
+            has the Gauss-Newton step to offer beside its iterate.
+        stop: why the solver stopped.
+        iterations: what it took.
+        curvature_min: smallest p^T A p / p^T p it met, with lambda; infinite where none.
+        negative_curvature: whether it saw that A + lambda I is not positive definite.
+        path: how it was solved.
+        inverse: that of the Gauss-Newton matrix plus lambda I, where it was used.
+    """
+
+    candidates: list[Candidate]
+    stop: Stop
+    iterations: int
+    curvature_min: float
+    negative_curvature: bool
+    path: Path
+    inverse: DampedInverse | None = None
+
+
+class QuadraticModel:
+    r"""The model :math:`L(\theta + d) \approx L + g^T d + d^T A d / 2` and its minimisers.
+
+    It counts the products taken with A. With a scaling D, its steps solve (A + lambda D) d = -g,
+    in the variables :math:`\varphi = D^{1/2} \theta`, where that is
+    :math:`(D^{-1/2} A D^{-1/2} + \lambda I)\,\varphi = -D^{-1/2} g`.
+
+    Args:
+        gradient: g, P entries.
+        curvature: A, the Hessian or the Gauss-Newton matrix.
+        at_damping: a preconditioner for each lambda, where the user gave one.
+        space: the function space of the loss, where it could be read.
+        exact_inverse: whether the damped inverse in `space` is that of A itself.
+        scaling: D; the identity where there is none. It takes a `space`.
+        path: how the system is solved, where that does not follow from the above.
+    """
+
+    def __init__(
+        self,
+        gradient: Tensor,
+        curvature: LinearOperator,
+        at_damping: AtDamping | None = None,
+        space: FunctionSpace | None = None,
+        exact_inverse: bool = False,
+        scaling: Scaling | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.gradient = gradient
+        self.gradient_norm = float(torch.linalg.vector_norm(gradient))
+        self.products = 0
+        self._at_damping = at_damping
+        self._exact_inverse = exact_inverse
+        if space is not None:
+            self.path = Path.FUNCTION_SPACE
+        else:
+            self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
+
+        def counted(v: Tensor) -> Tensor:
+            self.products += 1
+            return curvature @ v
+
+        self.curvature = symmetric(
+            len(gradient),
+            counted,
+            dtype=curvature.dtype,
+            device=curvature.device,
+            matmat=curvature.matmat,
+        )
+        # What is solved with: the same, or its like in the scaled variables.
+        self._variables: Tensor | None = None
+        self._g, self._A, self._space = gradient, self.curvature, space
+        if scaling is not None and space is not None:
+            self._variables = e = scaling.vector
+            self._g, self._A = e * gradient, congruent(self.curvature, e)
+            self._space = space.scaled(scaling)
+
+    def scale(self) -> float:
+        """s = |A g| / |g| in the scaled variables; 1 where that is zero or not finite."""
+        norm = torch.linalg.vector_norm
+        s = float(norm(self._A @ self._g) / norm(self._g))
+        return s if s > 0 and math.isfinite(s) else 1.0
+
+    @property
+    def kernel_extremes(self) -> Callable[[], tuple[float, float]] | None:
+        """Computes the extreme eigenvalues of the tangent kernel, where its rows are in hand."""
+        return None if self._space is None else self._space.extremes
+
+    @property
+    def underdetermined(self) -> bool:
+        """Whether A is a Gauss-Newton matrix of no more rows than parameters."""
+        return self._exact_inverse and self._space is not None and self._space.dual
+
+    def predicted_reduction(self, direction: Tensor, curvature: float) -> float:
+        """How much the model falls along d, given d^T A d; the damping is no part of it."""
+        return -float(self.gradient @ direction) - 0.5 * curvature
+
+    def corrected(self, proposal: Proposal, direction: Tensor, loss: Tensor) -> Tensor | None:
+        r"""The direction d with a second-order correction; None where there is none.
+
+        A step d leaves of the residuals r that :math:`e = r(\theta + d) - r - J d`, half their
+        second derivative along d and what follows. The Gauss-Newton step for e takes it away
+        but for the third order, with the factor at hand:
+
+        .. math:: d - (J^T J + \lambda I)^{-1} J^T e.
+
+        A correction longer than :math:`\tfrac34 |d|` is none: there the series does not
+        converge (Transtrum and Sethna 2012, *Improvements to the Levenberg-Marquardt algorithm
+        for nonlinear least-squares minimization*, whose geodesic acceleration takes the second
+        derivative at the starting point).
+
+        Args:
+            proposal: what proposed d.
+            direction: d, P entries.
+            loss: with its graph, at the point plus d.
+        """
+        if proposal.inverse is None or self._space is None:
+            return None
+        target = self._space.target_at(loss)
+        if target is None:
+            return None
+        d = direction if self._variables is None else direction / self._variables
+        remainder = target - self._space.target - self._space.tangents.push(d)
+        correction = proposal.inverse.correction(remainder)
+        norm = torch.linalg.vector_norm
+        if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
+            return None
+        if self._variables is not None:
+            correction = self._variables * correction
+        return direction + correction
+
+    def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
+        """A step that reduces the model, by conjugate gradients up to negative curvature.
+
+        In function space they start at the Gauss-Newton step d, and solve for what it leaves:
+        (A + lambda I) c = -g - (A + lambda I) d.
+        """
+        if self._exact_inverse and self._space is not None:
+            inverse = self._space.at(damping)
+            self.products += 1
+            return self._direct(*inverse.step(self._g), inverse)
+        A = damped(self._A, damping)
+        negative = Stop.NEGATIVE_CURVATURE
+        if self._space is None:
+            M = None if self._at_damping is None else self._at_damping(damping)
+            solution = conjugate_gradient(
+                A, -self._g, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
+            )
+            candidates = [_candidate(solution, damping)] if bool(solution.x.any()) else []
+            return self._proposal(candidates, solution, solution.stop is negative, self.path)
+
+        inverse = self._space.at(damping)
+        first, _ = inverse.step(self._g)
+        curved = self._A @ first
+        residual = -self._g - curved - damping * first
+        norm, norm_g = (float(torch.linalg.vector_norm(v)) for v in (residual, self._g))
+        solution = conjugate_gradient(
+            A,
+            residual,
+            inverse.operator(),
+            tol=min(1.0, tol * norm_g / norm) if norm > 0 else 1.0,
+            max_iter=max_iter,
+            min_curvature=1e-3 * damping,
+        )
+        candidates = [(first, float(first @ curved))]
+        if bool(solution.x.any()):
+            x = first + solution.x
+            better = x, float(x @ (curved + solution.Ax - damping * solution.x))
+            # Where the curvature is negative the model cannot tell which of the two is better.
+            candidates = [better, *candidates] if solution.stop is negative else [better]
+        return self._proposal(candidates, solution, solution.stop is negative, self.path, inverse)
+
+    def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
+        """The solution to `tol`, a stationary point of the damped model also if indefinite."""
+        if damping == 0 and self._exact_inverse and self._space is not None:
+            d = least_squares_step(self._space, self._g)
+            return self._direct(d, self._space.tangents.push(d))
+        if self._space is not None:
+            M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
+        else:
+            M = None if self._at_damping is None else self._at_damping(damping)
+        solution, indefinite = solve_symmetric(
+            damped(self._A, damping), -self._g, M, tol=tol, max_iter=max_iter
+        )
+        candidates = [] if solution.stop is Stop.NON_FINITE else [_candidate(solution, damping)]
+        return self._proposal(
+            candidates, solution, indefinite, Path.INDEFINITE if indefinite else self.path
+        )
+
+    def _proposal(
+        self,
+        candidates: list[Candidate],
+        solution: Solution,
+        negative: bool,
+        path: Path,
+        inverse: DampedInverse | None = None,
+    ) -> Proposal:
+        """The proposal in the parameters themselves."""
+        return Proposal(
+            [(self._unscaled(d), curvature) for d, curvature in candidates],
+            solution.stop,
+            solution.iterations,
+            solution.curvature_min,
+            negative,
+            path,
+            inverse,
+        )
+
+    def _direct(self, d: Tensor, image: Tensor, inverse: DampedInverse | None = None) -> Proposal:
+        """A Gauss-Newton step, given J d, that a factorisation gave."""
+        found = [(self._unscaled(d), float(image @ image))]
+        return Proposal(found, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
+
+    def _unscaled(self, d: Tensor) -> Tensor:
+        return d if self._variables is None else self._variables * d
+
+
+def _candidate(solution: Solution, damping: float) -> Candidate:
+    return solution.x, float(solution.x @ (solution.Ax - damping * solution.x))

@@ -1,0 +1,1 @@
+"""Approximate inverses of H + lambda I."""

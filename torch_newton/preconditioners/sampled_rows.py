@@ -1,0 +1,94 @@
+r"""A preconditioner for more rows than a Cholesky factor can take: that of some of the rows.
+
+With m of the R rows of :math:`\hat J`, row i drawn with probability :math:`p_i` proportional to
+its squared norm and divided by :math:`\sqrt{m p_i}`, the mean of :math:`\tilde J^T \tilde J` is
+the Gauss-Newton matrix (Drineas, Kannan and Mahoney 2006, *Fast Monte Carlo algorithms for
+matrices I*), and its damped inverse costs what function space costs with m rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..graph.residuals import Residuals, find_residuals
+from ..linalg.factored_jacobian import Tangents
+from ..linalg.operators import LinearOperator, symmetric
+from .base import AtDamping
+from .function_space import FunctionSpace, read_rows
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """The damped inverse of a Gauss-Newton matrix, from a sample of its rows.
+
+    Args:
+        rows: m, how many of them.
+    """
+
+    rows: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError("rows must be at least 1")
+
+    def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> AtDamping | None:
+        """None where the loss or its graph holds what is not known."""
+        found = sampled_space(find_residuals(loss), params, count=self.rows)
+        return None if found is None else found.at
+
+
+class SampledSpace:
+    """All rows of a Gauss-Newton matrix, and the damped inverse that a sample of them gives.
+
+    Attributes:
+        tangents: all rows, R x P.
+    """
+
+    def __init__(self, tangents: Tangents, count: int) -> None:
+        self.tangents = tangents
+        chosen = sample(tangents, count)
+        self._space = FunctionSpace(chosen, chosen.like[0].new_zeros(chosen.rows))
+
+    def gauss_newton(self) -> LinearOperator:
+        """The Gauss-Newton matrix of all rows, P x P."""
+        like = self._space.target
+        return symmetric(
+            self._space.size,
+            lambda v: self.tangents.pull(self.tangents.push(v)),
+            dtype=like.dtype,
+            device=like.device,
+        )
+
+    def at(self, damping: float) -> LinearOperator:
+        """The inverse of the sample's matrix plus `damping` times the identity.
+
+        Without damping that is singular, and a little is put in its place.
+        """
+        least = torch.finfo(self._space.gram.dtype).eps * float(self._space.gram.trace())
+        return self._space.at(damping or least or 1.0).operator()
+
+
+def sampled_space(
+    residuals: Residuals,
+    params: Sequence[Tensor],
+    gradient: Tensor | None = None,
+    count: int = 1000,
+) -> SampledSpace | None:
+    """The arguments are those of `function_space`; of any number of rows `count` are used."""
+    found = read_rows(residuals, params, gradient)
+    return None if found is None else SampledSpace(found[0], count)
+
+
+def sample(tangents: Tangents, count: int) -> Tangents:
+    """`count` rows, drawn independently and scaled; the same ones at each call."""
+    weights = tangents.squared_norms()
+    weights = weights + 1e-3 * weights.mean()
+    probability = weights / weights.sum()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(probability.cpu().double(), count, True, generator=generator)
+    index, times = torch.unique(drawn.to(probability.device), return_counts=True)
+    return tangents.take(index, (times / (count * probability[index])).sqrt())

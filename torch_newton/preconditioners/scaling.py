@@ -1,0 +1,146 @@
+r"""Scaled damping, (A + lambda D) d = -g, with D like the diagonal of J^T J.
+
+Where parameters have different units, or one layer's gradients are a hundred times another's,
+lambda I holds some back and lets others run; Marquardt's lambda D (1963) does not depend on their
+scale. D is kept as large as it has ever been (Moré 1978, *The Levenberg-Marquardt algorithm:
+implementation and theory*, section 4).
+
+For a weight matrix with rows :math:`J_m = \sum_k L_{mk} \otimes R_{mk}`, D is the matrix of rank
+one with the same row and column sums as the diagonal (as Adafactor, Shazeer and Stern 2018), so
+that the scaled rows keep their form: L and R are scaled, and the Gram matrix costs what it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..linalg.factored_jacobian import Factor, Tangents
+
+FLOOR = 1e-3
+"""Smallest row or column sum of a weight matrix, relative to its largest."""
+
+TINY = 1e-24
+"""Smallest entry of D, relative to the largest, of what is no matrix: units may differ widely."""
+
+NAMES = ("scaling_rows", "scaling_columns")
+"""Where an optimizer's state keeps the tensors of a part; the first alone is the diagonal."""
+
+Part = tuple[Tensor, ...]
+"""Of one parameter: the diagonal itself, or its row sums and its column sums."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    r"""D of a Jacobian, and the change of variables :math:`\theta = D^{-1/2} \varphi`.
+
+    Attributes:
+        parts: one for each parameter; None where no row has depended on it.
+        like: the parameters.
+    """
+
+    parts: list[Part | None]
+    like: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, tangents: Tangents) -> Scaling:
+        """D of these rows alone."""
+        parts = [None if factor is None else _part(factor) for factor in tangents.factors]
+        return cls(parts, tangents.like)
+
+    @classmethod
+    def kept(cls, state: Mapping[Tensor, Mapping[str, Any]], like: Sequence[Tensor]) -> Scaling:
+        """D of an optimizer's last scaled step, of its state."""
+        known = [state.get(param, {}) for param in like]
+        parts = [tuple(values[name] for name in NAMES if name in values) for values in known]
+        return cls([part or None for part in parts], like)
+
+    def keep(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Put D where `kept` finds it."""
+        for param, part in zip(self.like, self.parts, strict=True):
+            state[param].update(zip(NAMES, part or (), strict=False))
+
+    def maximum(self, earlier: Scaling) -> Scaling:
+        """D not smaller than it was, where it was of the same form."""
+        pairs = zip(self.parts, earlier.parts, strict=True)
+        return Scaling([_larger(new, old) for new, old in pairs], self.like)
+
+    @cached_property
+    def roots(self) -> list[Part | None]:
+        """D^{-1/2}, in the same form as D."""
+        tops = [_top(part) for part in self.parts if part is not None]
+        top = max(tops, default=1.0)
+        return [
+            None if part is None or top == 0 else _root(part, TINY * top) for part in self.parts
+        ]
+
+    @cached_property
+    def vector(self) -> Tensor:
+        """D^{-1/2}, P entries; one for a parameter on which nothing depends."""
+        pieces = [
+            torch.ones_like(param).reshape(-1) if root is None else _expanded(root)
+            for root, param in zip(self.roots, self.like, strict=True)
+        ]
+        return torch.cat(pieces)
+
+    def apply(self, tangents: Tangents) -> Tangents:
+        """J D^{-1/2}, the rows in the scaled variables."""
+        factors = [
+            factor if factor is None or root is None else _scaled(factor, root)
+            for factor, root in zip(tangents.factors, self.roots, strict=True)
+        ]
+        return Tangents(factors, tangents.like, tangents.rows)
+
+
+def _part(factor: Factor) -> Part:
+    left, right = factor.left, factor.right
+    if right is None:
+        return (left.sum(1).square().sum(0),)
+    if left.shape[1] == 1:
+        left, right = left[:, 0].square(), right[:, 0].square()
+        return left.T @ right.sum(1), right.T @ left.sum(1)
+    rows = ((right @ right.mT @ left) * left).sum((0, 1))
+    return rows, ((left @ left.mT @ right) * right).sum((0, 1))
+
+
+def _larger(new: Part | None, old: Part | None) -> Part | None:
+    if new is None or old is None:
+        return old if new is None else new
+    if [len(tensor) for tensor in new] != [len(tensor) for tensor in old]:
+        return new
+    return tuple(torch.maximum(a, b) for a, b in zip(new, old, strict=True))
+
+
+def _top(part: Part) -> float:
+    """The largest entry of D."""
+    if len(part) == 1:
+        return float(part[0].max())
+    total = float(part[0].sum())
+    return float(part[0].max()) * float(part[1].max()) / total if total > 0 else 0.0
+
+
+def _root(part: Part, floor: float) -> Part:
+    if len(part) == 1:
+        return (part[0].clamp_min(floor).rsqrt(),)
+    rows, columns = part
+    total = rows.sum()
+    if not bool(total > 0):
+        return torch.full_like(rows, floor**-0.25), torch.full_like(columns, floor**-0.25)
+    return tuple(
+        (sums.clamp_min(FLOOR * sums.max()) / total.sqrt()).rsqrt() for sums in (rows, columns)
+    )
+
+
+def _expanded(root: Part) -> Tensor:
+    return root[0] if len(root) == 1 else torch.outer(*root).reshape(-1)
+
+
+def _scaled(factor: Factor, root: Part) -> Factor:
+    if factor.right is None:
+        return Factor(factor.left * _expanded(root), None)
+    return replace(factor, left=factor.left * root[0], right=factor.right * root[1])
