@@ -76,7 +76,7 @@ def load(first: int = 1976, last: int = 1987) -> Record:
 
 
 def band_energy(residual: Tensor) -> dict[str, float]:
-    """Root mean square of a monthly residual in each band, after a Hann window."""
+    """OutputHessianRoot mean square of a monthly residual in each band, after a Hann window."""
     window = torch.hann_window(len(residual), dtype=residual.dtype)
     power = torch.fft.rfft(residual * window).abs().square()
     power[1:] *= 2  # the negative frequencies

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_newton import LinearOperator
 from torch_newton.kernels.rows import KernelError, Rows, of_matrix, rows_of_loss, rows_of_outputs
-from torch_newton.linalg.factored_jacobian import Tangents
+from torch_newton.linalg.factored_jacobian import FactoredJacobian
 from torch_newton.linalg.operators import congruent
 
 from .config import Arguments
@@ -138,7 +138,7 @@ def _of_hessian(spectrum: Spectrum | None, damping: float, wanted: set[str]) -> 
 
 
 def rows_in(
-    loss: Tensor, params: list[Tensor], say: Say, known: Tangents | None = None
+    loss: Tensor, params: list[Tensor], say: Say, known: FactoredJacobian | None = None
 ) -> Rows | None:
     """The rows of the outputs in the graph of a loss; None, and a word, where there are none."""
     try:

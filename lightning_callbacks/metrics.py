@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from torch_newton import hessian
-from torch_newton.kernels.rows import tangents_of
+from torch_newton.kernels.rows import jacobian_of
 from torch_newton.linalg.inertia import dense_symmetric
 
 
@@ -139,7 +139,7 @@ class TangentKernelSpectrum(_MatrixMetric):
         params = list(params)
 
         def form() -> Tensor:
-            J = tangents_of(outputs, params).dense().double()
+            J = jacobian_of(outputs, params).dense().double()
             return J.T @ J
 
         with torch.enable_grad():

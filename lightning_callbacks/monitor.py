@@ -12,10 +12,10 @@ from torch import Tensor
 
 from torch_newton import (
     Adaptive,
+    DampingContext,
     LinearOperator,
     Observation,
     RegNewton,
-    Scale,
     gradient_and_hessian,
     hessian,
     width,
@@ -321,7 +321,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
         damping = seen.step.damping if self.arguments.damping is None else self.arguments.damping
         space = seen.space
-        known, gram = (None, None) if space is None else (space.tangents, space.gram)
+        known, gram = (None, None) if space is None else (space.jacobian, space.gram)
         rows = lambda: rows_in(seen.loss, list(seen.params), self._say, known)  # noqa: E731
         scaling = seen.scaling if self.arguments.damping is None else None
         point = Point(seen.gradient, H, damping, rows, gram, scaling)
@@ -363,7 +363,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             self._scale = s if s > 0 and math.isfinite(s) else None
         n = width(params) if newton is None else newton.options.width or width(params)
         rule = Adaptive() if newton is None else newton.options.damping
-        return rule(None, Scale(self._scale or 1.0, n, torch.finfo(params[0].dtype).eps))
+        return rule(None, DampingContext(self._scale or 1.0, n, torch.finfo(params[0].dtype).eps))
 
     def _rows(
         self, trainer: Any, pl_module: Any, loss: Tensor, params: list[Tensor]

@@ -31,11 +31,11 @@ from torch_newton import (
     Adaptive,
     Arm,
     ClosureError,
+    DampingContext,
     LinearOperator,
     NonFiniteLossError,
     Path,
     RegNewton,
-    Scale,
     Step,
     Stop,
     WidthScaled,
@@ -288,7 +288,7 @@ def test_adaptive_damping_follows_its_rule_from_step_to_step_of_an_arm() -> None
         step = optimizer.last_step
         assert step is not None
         if step.arm in last and step.attempts == 1:
-            scale = Scale(step.scale, step.width, torch.finfo(torch.float64).eps)
+            scale = DampingContext(step.scale, step.width, torch.finfo(torch.float64).eps)
             assert step.damping == rule(last[step.arm], scale)
             followed += 1
         last[step.arm] = step

@@ -1,6 +1,8 @@
 """Newton's method for neural networks, damped as the theory of wide networks says."""
 
+import warnings
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from . import limit, nn
 from .autodiff.products import (
@@ -14,7 +16,7 @@ from .autodiff.products import (
     tangent_kernel,
 )
 from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
-from .damping.rules import Adaptive, Attempt, Fixed, Scale, WidthScaled, width
+from .damping.rules import Adaptive, Attempt, DampingContext, Fixed, WidthScaled, width
 from .damping.theory import KernelMin, ResidualFollowing
 from .graph.residuals import Residuals, Term, find_residuals
 from .kernels.newton import newton_tangent_gram
@@ -46,6 +48,7 @@ __all__ = [
     "Attempt",
     "Captured",
     "ClosureError",
+    "DampingContext",
     "Eigenvalue",
     "Extremes",
     "Fixed",
@@ -65,7 +68,6 @@ __all__ = [
     "ResidualFollowing",
     "Residuals",
     "SampledRows",
-    "Scale",
     "Solution",
     "SolveError",
     "SpectralDensity",
@@ -103,3 +105,18 @@ __all__ = [
     "trace",
     "width",
 ]
+
+
+_RENAMED = {"Scale": "DampingContext"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names of version 0.1, under which what they became can still be imported."""
+    if name in _RENAMED:
+        warnings.warn(
+            f"torch_newton.{name} is now torch_newton.{_RENAMED[name]}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return globals()[_RENAMED[name]]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,17 +21,17 @@ from .autodiff.products import (
 )
 from .closure.accumulation import BackwardCalls
 from .closure.capture import Closure, ClosureError, NonFiniteLossError
-from .closure.evaluator import Trials
-from .damping.rules import DampingRule, Scale, damping_rule
+from .closure.evaluator import Evaluator
+from .damping.rules import DampingContext, DampingRule, damping_rule
 from .damping.rules import width as inferred_width
 from .linalg.flat import flatten
 from .newton.advice import advice
 from .newton.bandit import History
-from .newton.linearization import Reading, read
+from .newton.linearization import Linearization, read
 from .newton.observation import Observation, Observer
 from .newton.options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
 from .newton.quadratic_model import QuadraticModel
-from .newton.trust_region import Attempts
+from .newton.trust_region import TrustRegionSearch
 from .preconditioners.base import Preconditioner
 from .preconditioners.scaling import Scaling
 from .step import Step, Stop, arms_of, mask_of
@@ -253,7 +253,7 @@ class RegNewton(torch.optim.Optimizer):
     ) -> Any:
         """One step, of which nothing is left where anything is raised."""
         twice = not differences or self.options.curvature == "gauss_newton"
-        trials = Trials(
+        trials = Evaluator(
             closure,
             params,
             maximize=self.options.maximize,
@@ -292,7 +292,7 @@ class RegNewton(torch.optim.Optimizer):
                 raise
             raise
 
-    def _step(self, trials: Trials, twice: bool) -> Any:
+    def _step(self, trials: Evaluator, twice: bool) -> Any:
         """One step, in the order of the book: choose, model, damping, solve, compare, move."""
         params, options = trials.params, self.options
         memory = self.state.get(self._first_param(), {})
@@ -329,7 +329,7 @@ class RegNewton(torch.optim.Optimizer):
         loss = trials.loss
         first_loss = memory.get("first_loss", loss)
         epsilon = torch.finfo(params[0].dtype).eps
-        scale = Scale(s, n, epsilon, loss, first_loss, model.kernel_extremes)
+        scale = DampingContext(s, n, epsilon, loss, first_loss, model.kernel_extremes)
         first_norm = own.get("first_gradient_norm", 0.0) or model.gradient_norm
 
         step = Step(
@@ -357,7 +357,7 @@ class RegNewton(torch.optim.Optimizer):
         direction = None
         if model.gradient_norm > 0:
             last = None if solved is None else Step.from_numbers(solved)
-            attempts = Attempts(model, trials, options, self._lengths(params))
+            attempts = TrustRegionSearch(model, trials, options, self._lengths(params))
             step, direction = attempts.run(step, scale, last, first_norm)
             solved = step.numbers()
             history = history.after(step, among)
@@ -391,12 +391,12 @@ class RegNewton(torch.optim.Optimizer):
             return captured.returned
         return captured.loss.detach() * (-1 if options.maximize else 1)
 
-    def _scaling(self, reading: Reading) -> Scaling | None:
+    def _scaling(self, reading: Linearization) -> Scaling | None:
         """D of the rows at hand, not smaller than it has been."""
         if reading.space is None:
             return None
         earlier = Scaling.kept(self.state, reading.trials.params)
-        return Scaling.of(reading.space.tangents).maximum(earlier)
+        return Scaling.of(reading.space.jacobian).maximum(earlier)
 
     def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:
         """The step in units of the solution: one number, or P where the groups' `lr` differ."""

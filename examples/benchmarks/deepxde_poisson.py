@@ -23,7 +23,7 @@ os.environ["DDE_BACKEND"] = "pytorch"
 
 
 @dataclass(frozen=True)
-class Reading:
+class Linearization:
     """Where training stands after some steps."""
 
     step: int
@@ -38,7 +38,7 @@ def exact(x: Any) -> Any:
     return np.sin(np.pi * x[:, :1]) * np.sin(np.pi * x[:, 1:])
 
 
-def readings(seed: int, steps: int, every: int = 10, **options: Any) -> Iterator[Reading]:
+def readings(seed: int, steps: int, every: int = 10, **options: Any) -> Iterator[Linearization]:
     """Train for `steps` steps of RegNewton(**options), and look in between."""
     import deepxde as dde
 
@@ -64,7 +64,7 @@ def readings(seed: int, steps: int, every: int = 10, **options: Any) -> Iterator
         model.train(iterations=every, display_every=10**9, verbose=0)
         misfit = np.linalg.norm(model.predict(points) - truth) / np.linalg.norm(truth)
         last = optimizer.last_step
-        yield Reading(
+        yield Linearization(
             step, time.perf_counter() - begin, last.loss_after, float(misfit), last.path.name
         )
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from torch_newton import ResidualFollowing, Scale, Step
+from torch_newton import DampingContext, ResidualFollowing, Step
 from torch_newton.limit import LimitEquation, limit_kernel
 
 from .problems import (
@@ -57,7 +57,7 @@ def following_shares(
     problem = circle()
     net = problem.network(width, BETA, seed)
 
-    def current(last: Step | None, scale: Scale) -> float:
+    def current(last: Step | None, scale: DampingContext) -> float:
         return factor * indefinite_norm(net, problem)
 
     rule = current if exact else ResidualFollowing(factor * indefinite_norm(net, problem))

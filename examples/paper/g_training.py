@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from torch_newton import Attempt, RegNewton, Scale, Step
+from torch_newton import Attempt, DampingContext, RegNewton, Step
 
 from .problems import training
 from .report import LOOKS, Claim, Result
@@ -37,7 +37,7 @@ class PublishedDamping:
 
     attempts: int = 6
 
-    def __call__(self, last: Step | None, scale: Scale) -> float:
+    def __call__(self, last: Step | None, scale: DampingContext) -> float:
         if last is None:
             return 1e-8
         return _clipped(last.damping * 0.8 if last.accepted else last.damping)
@@ -45,7 +45,7 @@ class PublishedDamping:
     def accepts(self, attempt: Attempt) -> bool:
         return attempt.ratio > 0 and not attempt.negative_curvature
 
-    def retry(self, damping: float, attempt: Attempt, scale: Scale) -> float:
+    def retry(self, damping: float, attempt: Attempt, scale: DampingContext) -> float:
         return _clipped(2 * damping)
 
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from torch_newton import KernelMin, Scale, Step
+from torch_newton import DampingContext, KernelMin, Step
 from torch_newton.nn import ShallowNetwork
 
 from .problems import Problem, gradient_descent, kernel, newton, residuals
@@ -143,7 +143,10 @@ def realisable(
 
 
 def losses(
-    condition: float, steps: int, lr: float, damping: float | Callable[[Step, Scale], float] = 0.0
+    condition: float,
+    steps: int,
+    lr: float,
+    damping: float | Callable[[Step, DampingContext], float] = 0.0,
 ) -> list[float]:
     """The loss before each step and after the last, Gauss-Newton."""
     model, problem = realisable(condition)
@@ -159,7 +162,7 @@ def gap_factor(values: list[float]) -> float:
 def damped_factor(condition: float, lr: float = 0.1, steps: int = 40) -> float:
     """The same with lambda = 0.01 lambda_max(G) at every step."""
 
-    def rule(last: Step | None, scale: Scale) -> float:
+    def rule(last: Step | None, scale: DampingContext) -> float:
         assert scale.kernel is not None
         return 0.01 * scale.kernel()[1]
 

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.helpers import assert_close, closure_of, mlp, newton, randn, same_bits
 from torch_newton import NotTwiceDifferentiableError, RegNewton, Stop, hessian
 from torch_newton.autodiff.finite_difference import finite_difference_hessian
-from torch_newton.closure.evaluator import Trials
+from torch_newton.closure.evaluator import Evaluator
 from torch_newton.linalg.flat import flatten
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -44,7 +44,7 @@ def test_differences_agree_with_exact_products(name: str, dtype: torch.dtype, to
     params = list(model.parameters())
     x, y = randn(20, 2, seed=1).to(dtype), randn(20, 1, seed=2).to(dtype)
     loss = lambda: functional.mse_loss(model(x), y)  # noqa: E731
-    trials = Trials(lambda: loss().backward(), params)
+    trials = Evaluator(lambda: loss().backward(), params)
     approximate = finite_difference_hessian(trials.gradient_at, params)
     double = copy.deepcopy(model).double()
     exact = hessian(functional.mse_loss(double(x.double()), y.double()), list(double.parameters()))
@@ -61,7 +61,7 @@ def test_differences_agree_with_exact_products(name: str, dtype: torch.dtype, to
 def test_differences_are_exact_on_a_quadratic() -> None:
     A = torch.diag(torch.tensor([1.0, 4.0, -2.0]))
     x = nn.Parameter(randn(3))
-    trials = Trials(lambda: x @ A @ x / 2, [x])
+    trials = Evaluator(lambda: x @ A @ x / 2, [x])
     assert_close(finite_difference_hessian(trials.gradient_at, [x]).dense(), A, 1e-9)
 
 

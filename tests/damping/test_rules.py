@@ -15,11 +15,11 @@ from torch_newton import (
     Adaptive,
     Arm,
     Attempt,
+    DampingContext,
     Fixed,
     KernelMin,
     Path,
     ResidualFollowing,
-    Scale,
     Step,
     Stop,
     WidthScaled,
@@ -29,7 +29,7 @@ from torch_newton.damping.rules import RetryingRule, damping_rule
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SCALE = Scale(curvature=3.0, width=16, epsilon=2.0**-52)
+SCALE = DampingContext(curvature=3.0, width=16, epsilon=2.0**-52)
 
 STEP = Step(
     iteration=4,
@@ -238,9 +238,9 @@ def test_bad_types_are_refused(value: object) -> None:
 
 def test_callable_sees_the_last_step_and_the_scale() -> None:
     x = nn.Parameter(torch.tensor([1.0, 2.0]))
-    seen: list[tuple[Step | None, Scale]] = []
+    seen: list[tuple[Step | None, DampingContext]] = []
 
-    def rule(last: Step | None, scale: Scale) -> float:
+    def rule(last: Step | None, scale: DampingContext) -> float:
         seen.append((last, scale))
         return 0.5 * (1 + len(seen))
 
@@ -256,8 +256,8 @@ def test_callable_sees_the_last_step_and_the_scale() -> None:
     # The Hessian is 2 I, so |H g| / |g| = 2, at the first step and ever after.
     epsilon = torch.finfo(x.dtype).eps
     assert [scale for _, scale in seen] == [
-        Scale(2.0, 7, epsilon, 5.0, 5.0),
-        Scale(2.0, 7, epsilon, first.loss_after, 5.0),
+        DampingContext(2.0, 7, epsilon, 5.0, 5.0),
+        DampingContext(2.0, 7, epsilon, first.loss_after, 5.0),
     ]
 
 

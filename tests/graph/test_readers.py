@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tests.helpers import randn
 from torch_newton import find_residuals
-from torch_newton.graph.loss_curvature import output_root
-from torch_newton.graph.per_sample import read_tangents
+from torch_newton.graph.loss_curvature import output_hessian_root
+from torch_newton.graph.per_sample import read_jacobian
 from torch_newton.graph.readers import READERS, find_uses
 from torch_newton.graph.views import SCALES, VIEWS
 from torch_newton.linalg.flat import flatten
@@ -36,10 +36,10 @@ def check(z: Tensor, params: Iterable[Tensor], unread: int = 0) -> None:
     params = list(params)
     residuals = find_residuals(z.square().sum())
     (term,) = residuals.terms
-    root = output_root(term)
+    root = output_hessian_root(term)
     assert root is not None
     assert len(find_uses([term.z.node], params).unread) == unread
-    found = read_tangents([term], params, [root])
+    found = read_jacobian([term], params, [root])
     assert found is not None
     J = math.sqrt(2) * torch.stack(
         [
@@ -56,8 +56,8 @@ def check(z: Tensor, params: Iterable[Tensor], unread: int = 0) -> None:
     torch.testing.assert_close(found.dense(), J, rtol=0, atol=1e-12 * size)
     torch.testing.assert_close(found.gram(), J @ J.T, rtol=0, atol=1e-12 * size**2 * J.shape[1])
     v, u = randn(J.shape[1]), randn(J.shape[0], seed=9)
-    torch.testing.assert_close(found.push(v), J @ v, rtol=1e-11, atol=1e-11 * size)
-    torch.testing.assert_close(found.pull(u), J.T @ u, rtol=1e-11, atol=1e-11 * size)
+    torch.testing.assert_close(found.matvec(v), J @ v, rtol=1e-11, atol=1e-11 * size)
+    torch.testing.assert_close(found.rmatvec(u), J.T @ u, rtol=1e-11, atol=1e-11 * size)
 
 
 def network(*layers: nn.Module) -> nn.Sequential:
@@ -272,9 +272,9 @@ def test_layer_norm_inside_a_differential_equation() -> None:
     u = network(nn.Linear(2, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 1))
     z = laplacian(u, randn(9, 2))
     residuals = find_residuals(z.square().sum())
-    root = output_root(residuals.terms[0])
+    root = output_hessian_root(residuals.terms[0])
     assert root is not None
-    found = read_tangents(residuals.terms, list(u.parameters()), [root])
+    found = read_jacobian(residuals.terms, list(u.parameters()), [root])
     expected = residuals.jacobian(list(u.parameters())).dense() * math.sqrt(2)
     assert found is None or torch.allclose(found.dense(), expected, atol=1e-12)
 
@@ -304,9 +304,9 @@ UNREADABLE: dict[str, Callable[[], Graph]] = {
 def test_large_parameters_in_unknown_roles_are_reported(name: str) -> None:
     z, params = UNREADABLE[name]()
     (term,) = find_residuals(z.square().sum()).terms
-    root = output_root(term)
+    root = output_hessian_root(term)
     assert root is not None
-    assert read_tangents([term], params, [root]) is None
+    assert read_jacobian([term], params, [root]) is None
 
 
 def test_every_reader_and_view_is_met_by_a_graph_above() -> None:

@@ -379,7 +379,7 @@ def test_function_space_of_every_way_to_write_a_convex_loss(name: str) -> None:
     g = gradient(value, problem.params)
     space = function_space(find_residuals(value), problem.params, g)
     assert space is not None
-    J = space.tangents.dense()
+    J = space.jacobian.dense()
     assert_close(J.T @ J, problem.gauss_newton(), 1e-11)
     assert_close(J.T @ space.target, space.gradient, 1e-11)
     if not any(kind in name for kind in ("huber", "smooth_l1", "mixed terms")):

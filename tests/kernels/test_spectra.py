@@ -34,7 +34,7 @@ from torch_newton import (
     tangent_gram,
 )
 from torch_newton.kernels.newton import newton_spectrum
-from torch_newton.kernels.rows import of_matrix, rows_of_loss, rows_of_outputs, tangents_of
+from torch_newton.kernels.rows import jacobian_of, of_matrix, rows_of_loss, rows_of_outputs
 from torch_newton.linalg.block_conjugate_gradient import block_conjugate_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -107,7 +107,7 @@ def test_gram_without_a_graph_is_refused_and_too_large_a_jacobian_is_not_formed(
     expected = tangent_gram(z, params)
     monkeypatch.setattr("torch_newton.kernels.rows.JACOBIAN_ENTRIES", 10)
     with pytest.raises(KernelError, match="too large to form"):
-        tangents_of(z, params)
+        jacobian_of(z, params)
     assert kernel_error(tangent_gram(z, params), expected) < 1e-12
 
 
@@ -192,7 +192,7 @@ def test_a_loss_without_recognised_outputs_has_no_rows() -> None:
 # Spectra
 
 
-def tangents(matrix: Tensor) -> object:
+def jacobian(matrix: Tensor) -> object:
     return of_matrix(matrix, [torch.zeros(matrix.shape[1])])
 
 
@@ -203,7 +203,7 @@ def test_full_spectrum(rows: int, columns: int, seed: int) -> None:
     for entries in (0, 2**22):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("torch_newton.kernels.spectra.SINGULAR_VALUE_ENTRIES", entries)
-            found = kernel_spectrum(tangents(J), epsilon=EPSILON)
+            found = kernel_spectrum(jacobian(J), epsilon=EPSILON)
         assert found.eigenvalues is not None
         assert_close(found.eigenvalues, expected, 1e-12)
         for end, eigenvalue in ((expected[0], found.smallest), (expected[-1], found.largest)):
@@ -217,7 +217,7 @@ def test_small_eigenvalues_are_resolved_where_the_jacobian_is_formed() -> None:
     basis = torch.linalg.qr(randn(4, 4))[0]
     singular = torch.tensor([1.0, 1e-4, 1e-8, 1e-11])
     J = basis @ torch.diag(singular) @ torch.linalg.qr(randn(30, 4, seed=2))[0].T
-    found = kernel_spectrum(tangents(J), epsilon=EPSILON)
+    found = kernel_spectrum(jacobian(J), epsilon=EPSILON)
     for value, expected in zip(found.eigenvalues.flip(0), singular.square(), strict=True):
         assert float(value) == pytest.approx(float(expected), rel=1e-3)
     assert abs(found.smallest.value - 1e-22) <= found.smallest.error_bound < 1e-22
@@ -228,7 +228,7 @@ def test_small_eigenvalues_are_resolved_where_the_jacobian_is_formed() -> None:
 def test_extremes_beyond_the_budget_are_matrix_free(shape: tuple[int, int]) -> None:
     J = randn(*shape)
     expected = torch.linalg.eigvalsh(J @ J.T)
-    found = kernel_spectrum(tangents(J), epsilon=EPSILON, max_size=10)
+    found = kernel_spectrum(jacobian(J), epsilon=EPSILON, max_size=10)
     assert found.eigenvalues is None
     assert abs(found.largest.value - float(expected[-1])) <= found.largest.error_bound + 1e-12
     assert abs(found.smallest.value - float(expected[0])) <= found.smallest.error_bound + 1e-12

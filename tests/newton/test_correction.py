@@ -59,12 +59,12 @@ def test_it_is_the_formula(outputs: int, loss: Loss, rows: int, scaled: bool) ->
     """d - M^{-1} J^T e with e = t(theta + d) - t - J d and M = J^T J + lambda (I or D), densely."""
     problem, damping = Net(outputs, loss, rows), 0.05
     space = problem.space()
-    assert space.dual == (space.tangents.rows <= space.size)
-    scaling = Scaling.of(space.tangents) if scaled else None
+    assert space.dual == (space.jacobian.rows <= space.size)
+    scaling = Scaling.of(space.jacobian) if scaled else None
     model = QuadraticModel(space.gradient, space.gauss_newton(), None, space, True, scaling=scaling)
     proposal = model.truncated_step(damping, 0.1, 10)
     ((d, curvature),) = proposal.candidates
-    J = space.tangents.dense()
+    J = space.jacobian.dense()
     D = torch.ones(len(d)) if scaling is None else scaling.vector**-2
     M = J.T @ J + damping * torch.diag(D)
     torch.testing.assert_close(d, -torch.linalg.solve(M, space.gradient), rtol=1e-8, atol=1e-10)
@@ -92,7 +92,7 @@ def test_the_target_elsewhere_is_that_of_the_loss_there() -> None:
     assert float(target.square().sum()) / 2 == pytest.approx(loss.item(), rel=1e-12)
     problem.x = problem.x[:5]
     assert space.target_at(problem.at(d)) is None
-    assert FunctionSpace(space.tangents, space.target).target_at(loss) is None
+    assert FunctionSpace(space.jacobian, space.target).target_at(loss) is None
 
 
 def test_what_is_left_of_the_residuals_is_of_third_order() -> None:

@@ -36,9 +36,9 @@ def test_an_observer_sees_the_point_where_the_step_began(curvature):
             assert_close(seen.curvature.dense(), problem.hessian())
         else:
             assert seen.curvature is None
-        assert_close(seen.space.gram, seen.space.tangents.dense() @ seen.space.tangents.dense().T)
+        assert_close(seen.space.gram, seen.space.jacobian.dense() @ seen.space.jacobian.dense().T)
         assert_close(
-            seen.space.tangents.dense().T @ seen.space.tangents.dense(), problem.gauss_newton()
+            seen.space.jacobian.dense().T @ seen.space.jacobian.dense(), problem.gauss_newton()
         )
         assert len(seen.gradient) == sum(p.numel() for p in seen.params)
         seen_steps.append(seen.step)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.helpers import mlp, randn, symmetric_with
 from torch_newton import RegNewton, find_residuals, from_dense
-from torch_newton.linalg.factored_jacobian import Tangents
+from torch_newton.linalg.factored_jacobian import FactoredJacobian
 from torch_newton.preconditioners import function_space
 from torch_newton.preconditioners.function_space import read_rows
 from torch_newton.preconditioners.nystrom import Nystrom, approximation, damped_inverse
@@ -29,7 +29,7 @@ def fit(rows: int = 60) -> tuple[list[torch.nn.Parameter], Tensor]:
     return list(net.parameters()), F.mse_loss(net(x), y)
 
 
-def tangents(rows: int = 60) -> Tangents:
+def jacobian(rows: int = 60) -> FactoredJacobian:
     params, loss = fit(rows)
     found = read_rows(find_residuals(loss), params)
     assert found is not None
@@ -37,7 +37,7 @@ def tangents(rows: int = 60) -> Tangents:
 
 
 def test_squared_norms_and_chosen_rows_are_those_of_the_matrix() -> None:
-    found = tangents()
+    found = jacobian()
     J = found.dense()
     torch.testing.assert_close(found.squared_norms(), J.square().sum(1))
     index, scale = torch.tensor([5, 3, 40]), torch.tensor([1.0, -2.0, 0.5])
@@ -45,7 +45,7 @@ def test_squared_norms_and_chosen_rows_are_those_of_the_matrix() -> None:
 
 
 def test_the_mean_of_a_sample_is_the_gauss_newton_matrix() -> None:
-    found = tangents()
+    found = jacobian()
     J = found.dense()
     G, few, many = J.T @ J, sample(found, 200).dense(), sample(found, 50_000).dense()
     errors = [float((rows.T @ rows - G).norm() / G.norm()) for rows in (few, many)]
@@ -56,7 +56,7 @@ def test_the_mean_of_a_sample_is_the_gauss_newton_matrix() -> None:
 
 
 def test_a_sample_is_the_same_at_each_call() -> None:
-    found, state = tangents(), torch.get_rng_state()
+    found, state = jacobian(), torch.get_rng_state()
     torch.testing.assert_close(sample(found, 20).dense(), sample(found, 20).dense(), rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -164,7 +164,7 @@ def test_auto_takes_a_sample_above_the_budget(
 
 
 def test_an_undamped_sample_is_inverted_too() -> None:
-    found = tangents()
+    found = jacobian()
     assert bool(
         torch.isfinite(SampledSpace(found, 5).at(0.0) @ torch.ones(found.dense().shape[1])).all()
     )

@@ -15,9 +15,9 @@ from tests.helpers import randn
 from torch_newton import RegNewton, find_residuals, gradient
 from torch_newton.graph import per_sample as rows
 from torch_newton.graph import readers
-from torch_newton.graph.fallback import tangents_by_autograd
-from torch_newton.graph.loss_curvature import output_root
-from torch_newton.graph.per_sample import read_tangents
+from torch_newton.graph.fallback import jacobian_by_autograd
+from torch_newton.graph.loss_curvature import output_hessian_root
+from torch_newton.graph.per_sample import read_jacobian
 from torch_newton.graph.readers import Use
 from torch_newton.graph.views import VIEWS
 from torch_newton.preconditioners.function_space import FunctionSpace, function_space
@@ -183,9 +183,9 @@ def test_rows_read_off_the_graph_are_those_of_autograd(make: Callable[[], Proble
     loss, params = make()
     residuals = find_residuals(loss())
     assert not residuals.unrecognised
-    roots = [output_root(term) for term in residuals.terms]
-    found = read_tangents(residuals.terms, params, [r for r in roots if r is not None])
-    expected = tangents_by_autograd(residuals.terms, params, [r for r in roots if r is not None])
+    roots = [output_hessian_root(term) for term in residuals.terms]
+    found = read_jacobian(residuals.terms, params, [r for r in roots if r is not None])
+    expected = jacobian_by_autograd(residuals.terms, params, [r for r in roots if r is not None])
     assert found is not None
     assert expected is not None
     J = expected.dense()
@@ -193,14 +193,14 @@ def test_rows_read_off_the_graph_are_those_of_autograd(make: Callable[[], Proble
     torch.testing.assert_close(found.dense(), J, rtol=0, atol=1e-13 * scale)
     torch.testing.assert_close(found.gram(), J @ J.T, rtol=0, atol=1e-12 * scale**2)
     v, u = randn(J.shape[1]), randn(J.shape[0], seed=9)
-    torch.testing.assert_close(found.push(v), J @ v, rtol=1e-11, atol=1e-12 * scale)
-    torch.testing.assert_close(found.pull(u), J.T @ u, rtol=1e-11, atol=1e-12 * scale)
+    torch.testing.assert_close(found.matvec(v), J @ v, rtol=1e-11, atol=1e-12 * scale)
+    torch.testing.assert_close(found.rmatvec(u), J.T @ u, rtol=1e-11, atol=1e-12 * scale)
 
 
 @pytest.mark.parametrize("make", [*READ, *NOT_READ])
 def test_scaled_rows_make_the_gauss_newton_matrix(make: Callable[[], Problem]) -> None:
     space, _, G = space_of(make())
-    J = space.tangents.dense()
+    J = space.jacobian.dense()
     torch.testing.assert_close(J.T @ J, G, rtol=1e-10, atol=1e-12 * float(G.abs().max()))
     torch.testing.assert_close(space.gauss_newton().dense(), J.T @ J)
 
@@ -216,9 +216,9 @@ def test_step_and_inverse_are_those_of_the_dense_matrix(
     expected = -torch.linalg.solve(damped, g)
     step, image = inverse.step(g)
     torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-8)
-    J = space.tangents.dense()
+    J = space.jacobian.dense()
     torch.testing.assert_close(image, J @ step, rtol=1e-6, atol=1e-8)
-    e = randn(space.tangents.rows, seed=6)
+    e = randn(space.jacobian.rows, seed=6)
     expected = -torch.linalg.solve(damped, J.T @ e)
     atol = 1e-7 * float(expected.abs().max())
     torch.testing.assert_close(inverse.correction(e), expected, rtol=1e-5, atol=atol)
@@ -236,16 +236,16 @@ def test_a_gradient_outside_the_rows_is_inverted_too() -> None:
     step, image = space.at(0.1).step(other)
     expected = -torch.linalg.solve(damped, other)
     torch.testing.assert_close(step, expected, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(image, space.tangents.push(expected), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(image, space.jacobian.matvec(expected), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("make", NOT_READ)
 def test_graphs_that_cannot_be_read_are_reported(make: Callable[[], Problem]) -> None:
     loss, params = make()
     residuals = find_residuals(loss())
-    root = output_root(residuals.terms[0])
+    root = output_hessian_root(residuals.terms[0])
     assert root is not None
-    assert read_tangents(residuals.terms, params, [root]) is None
+    assert read_jacobian(residuals.terms, params, [root]) is None
 
 
 def test_rows_that_mix_samples_are_noticed() -> None:
@@ -253,9 +253,9 @@ def test_rows_that_mix_samples_are_noticed() -> None:
     mixing = randn(12, 12, seed=3)
     loss = F.mse_loss(mixing @ net(x), y)
     residuals = find_residuals(loss)
-    root = output_root(residuals.terms[0])
+    root = output_hessian_root(residuals.terms[0])
     assert root is not None
-    assert read_tangents(residuals.terms, list(net.parameters()), [root]) is None
+    assert read_jacobian(residuals.terms, list(net.parameters()), [root]) is None
 
 
 def one_step(problem: Problem, **options: object) -> tuple[Tensor, RegNewton]:
@@ -327,7 +327,7 @@ def test_structure_that_was_read_wrongly_is_found_out(
     loss, params = make()
     value = loss()
     residuals = find_residuals(value)
-    roots = [root for term in residuals.terms if (root := output_root(term)) is not None]
+    roots = [root for term in residuals.terms if (root := output_hessian_root(term)) is not None]
     gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, params)])
     residuals = find_residuals(loss())
     target = torch.cat(
@@ -340,7 +340,7 @@ def test_structure_that_was_read_wrongly_is_found_out(
         pytest.skip("its only matrix is a row")
     corrupt(monkeypatch, change)
     for known in (None, (target, gradient)):
-        assert read_tangents(residuals.terms, params, roots, known) is None
+        assert read_jacobian(residuals.terms, params, roots, known) is None
 
 
 @pytest.mark.parametrize("make", SOLVED)
@@ -386,7 +386,7 @@ def test_rows_without_residuals_are_checked_too() -> None:
     space = function_space(find_residuals(value), params, gradient(value, params))
     assert space is not None
     G = find_residuals(value).gauss_newton(params).dense()
-    J = space.tangents.dense()
+    J = space.jacobian.dense()
     torch.testing.assert_close(J.T @ J, G, rtol=1e-10, atol=1e-12)
 
 
@@ -399,7 +399,7 @@ def test_weight_decay_in_the_loss_is_left_to_the_exact_hessian() -> None:
 
     space = function_space(find_residuals(loss()), params)
     assert space is not None
-    assert space.tangents.rows == 20
+    assert space.jacobian.rows == 20
     move, _ = one_step((loss, params), damping=1.0, cg_tol=1e-12, curvature="gauss_newton")
     residuals = find_residuals(loss())
     assert residuals.rows == 20 + sum(p.numel() for p in params)
@@ -432,7 +432,7 @@ def test_it_makes_newton_on_a_wide_network_need_few_iterations() -> None:
 
 
 def test_the_private_names_of_autograd_that_are_relied_on_exist() -> None:
-    """Fails loudly where a release of PyTorch renames what `graph` and `tangents` read."""
+    """Fails loudly where a release of PyTorch renames what `graph` and `jacobian` read."""
     x, w, b, c = randn(5, 2), randn(3, 2).requires_grad_(), randn(3).requires_grad_(), randn(3)
     c.requires_grad_()
     linear = F.linear(x, w, b)
@@ -508,5 +508,5 @@ def test_a_function_that_keeps_a_variable_is_no_parameter() -> None:
     space = function_space(find_residuals(z.square().sum()), params)
     assert space is not None
     expected = find_residuals(z.square().sum()).gauss_newton(params).dense()
-    J = space.tangents.dense()
+    J = space.jacobian.dense()
     torch.testing.assert_close(J.T @ J, expected, rtol=1e-11, atol=1e-12)

@@ -47,8 +47,8 @@ def test_row_and_column_sums_are_those_of_the_diagonal(
     if laplacian and len(widths) == 2:
         widths = [*widths, 3]  # a second derivative of something linear is zero
     space = space_of([*widths[:-1], 1], rows, laplacian, seed)
-    scaling = Scaling.of(space.tangents)
-    diagonal = space.tangents.dense().square().sum(0)
+    scaling = Scaling.of(space.jacobian)
+    diagonal = space.jacobian.dense().square().sum(0)
     at = 0
     for param, part in zip(scaling.like, scaling.parts, strict=True):
         piece = diagonal[at : at + param.numel()]
@@ -66,9 +66,9 @@ def test_row_and_column_sums_are_those_of_the_diagonal(
 @pytest.mark.parametrize("laplacian", [False, True])
 def test_scaled_rows_are_the_rows_times_the_vector(laplacian: bool) -> None:
     space = space_of([2, 5, 4, 1], 7, laplacian, 3)
-    scaling = Scaling.of(space.tangents)
-    expected = space.tangents.dense() * scaling.vector
-    assert_close(scaling.apply(space.tangents).dense(), expected, 1e-12)
+    scaling = Scaling.of(space.jacobian)
+    expected = space.jacobian.dense() * scaling.vector
+    assert_close(scaling.apply(space.jacobian).dense(), expected, 1e-12)
     scaled = space.scaled(scaling)
     assert_close(scaled.gram, expected @ expected.T, 1e-12)
     assert_close(scaled.gradient, scaling.vector * space.gradient, 1e-12)
@@ -83,12 +83,12 @@ def test_scaled_rows_do_not_depend_on_the_units_of_a_parameter() -> None:
         loss = (torch.tanh(x @ (p * units)) - 1).square().mean()
         space = function_space(find_residuals(loss), [p])
         assert space is not None
-        grams.append(space.scaled(Scaling.of(space.tangents)).tangents.dense())
+        grams.append(space.scaled(Scaling.of(space.jacobian)).jacobian.dense())
     assert_close(grams[1], grams[0], 1e-10)
 
 
 def test_the_maximum_never_falls_and_other_forms_begin_anew() -> None:
-    one, two = (Scaling.of(space_of([2, 4, 1], 5, False, seed).tangents) for seed in (0, 1))
+    one, two = (Scaling.of(space_of([2, 4, 1], 5, False, seed).jacobian) for seed in (0, 1))
     both = two.maximum(one)
     for a, b, c in zip(one.parts, two.parts, both.parts, strict=True):
         assert a is not None
@@ -118,8 +118,8 @@ def test_the_step_solves_with_lambda_times_d(curvature: str) -> None:
 
     space = function_space(find_residuals(loss()), params)
     assert space is not None
-    D = Scaling.of(space.tangents).vector ** -2
-    rows = space.tangents.dense()
+    D = Scaling.of(space.jacobian).vector ** -2
+    rows = space.jacobian.dense()
     if curvature == "gauss_newton":
         A = rows.T @ rows
     else:

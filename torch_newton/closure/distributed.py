@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..linalg.factored_jacobian import Factor, Tangents
+from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.operators import LinearOperator, symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import MAX_ENTRIES, MAX_SIZE, FunctionSpace
@@ -140,7 +140,7 @@ class Ranks:
         if not self.active:
             return space
         world = dist.get_world_size(self._group)
-        mine = 0 if space is None else space.tangents.rows
+        mine = 0 if space is None else space.jacobian.rows
         rows = [int(n) for n in self._gather(torch.tensor([mine], device=like.device))[:, 0]]
         size = like.numel() if space is None else space.size
         total = sum(rows)
@@ -148,8 +148,8 @@ class Ranks:
             return None
         if size < total and total * size > MAX_ENTRIES:
             return None
-        tangents = self._tangents(space.tangents, rows)
-        if tangents is None:
+        jacobian = self._tangents(space.jacobian, rows)
+        if jacobian is None:
             return None
 
         def target_at(loss: Tensor) -> Tensor | None:
@@ -159,20 +159,20 @@ class Ranks:
             return self._rows(mine, rows)
 
         target = self._rows(space.target, rows)
-        return FunctionSpace(tangents, target, target_at=target_at).times(1 / math.sqrt(world))
+        return FunctionSpace(jacobian, target, target_at=target_at).times(1 / math.sqrt(world))
 
-    def _tangents(self, tangents: Tangents, rows: list[int]) -> Tangents | None:
+    def _tangents(self, jacobian: FactoredJacobian, rows: list[int]) -> FactoredJacobian | None:
         """The factors of all ranks one below the other; None where they are of several kinds."""
-        like = tangents.like[0]
+        like = jacobian.like[0]
         owner: dict[int, int] = {}
         kinds = self._gather(
             torch.tensor(
-                [_kind(f, i, owner) for i, f in enumerate(tangents.factors)], device=like.device
+                [_kind(f, i, owner) for i, f in enumerate(jacobian.factors)], device=like.device
             )
         )
         lefts: dict[int, Tensor] = {}
         factors: list[Factor | None] = []
-        for i, factor in enumerate(tangents.factors):
+        for i, factor in enumerate(jacobian.factors):
             uses = int(kinds[:, i, 0].max())
             found = {tuple(kind) for kind in kinds[:, i, 1:].tolist() if kind[0] > 0}
             if len(found) > 1:
@@ -183,13 +183,13 @@ class Ranks:
             a, b, first = found.pop()
             if first not in lefts or lefts[first].shape[1:] != (uses, a):
                 left = None if factor is None else factor.left
-                lefts[first] = self._rows(_filled(left, (tangents.rows, uses, a), like), rows)
+                lefts[first] = self._rows(_filled(left, (jacobian.rows, uses, a), like), rows)
             right = None
             if b > 0:
                 mine = None if factor is None else factor.right
-                right = self._rows(_filled(mine, (tangents.rows, uses, b), like), rows)
+                right = self._rows(_filled(mine, (jacobian.rows, uses, b), like), rows)
             factors.append(Factor(lefts[first], right))
-        return Tangents(factors, tangents.like, sum(rows))
+        return FactoredJacobian(factors, jacobian.like, sum(rows))
 
     def _rows(self, part: Tensor, rows: list[int]) -> Tensor:
         """Parts of different lengths, one below the other."""

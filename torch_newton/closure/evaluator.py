@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 Differentiate = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
 
 
-class Trials:
+class Evaluator:
     r"""A closure over `params` as a function of where the parameters are.
 
     Every evaluation within a step starts from the same random state and the same buffers, so

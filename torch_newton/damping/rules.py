@@ -1,10 +1,10 @@
 """Rules for the damping lambda of (H + lambda I) d = -g.
 
 A rule is any callable ``rule(last, scale) -> lambda`` of the last `Step` that solved a system,
-None at first, and of the `Scale` that lambda is measured against. Rules hold no state: the last
-step is their memory. A rule that also has the methods of `RetryingRule` puts each step to a
-ratio test, and is asked again where a step fails it. To add a rule, write it here or anywhere
-else, and give it a name in `RULES` if it shall have one.
+None at first, and of the `DampingContext` that lambda is measured against. Rules hold no state:
+the last step is their memory. A rule that also has the methods of `RetryingRule` puts each step
+to a ratio test, and is asked again where a step fails it. To add a rule, write it here or
+anywhere else, and give it a name in `RULES` if it shall have one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..step import Step
 
 
 @dataclass(frozen=True)
-class Scale:
+class DampingContext:
     """What a damping is measured against.
 
     Attributes:
@@ -73,7 +73,7 @@ class Attempt:
 class DampingRule(Protocol):
     """A callable that gives the lambda with which to open the next step."""
 
-    def __call__(self, last: Step | None, scale: Scale) -> float: ...
+    def __call__(self, last: Step | None, scale: DampingContext) -> float: ...
 
 
 @runtime_checkable
@@ -82,9 +82,9 @@ class RetryingRule(Protocol):
 
     attempts: int
 
-    def __call__(self, last: Step | None, scale: Scale) -> float: ...
+    def __call__(self, last: Step | None, scale: DampingContext) -> float: ...
 
-    def retry(self, damping: float, attempt: Attempt, scale: Scale) -> float: ...
+    def retry(self, damping: float, attempt: Attempt, scale: DampingContext) -> float: ...
 
     def accepts(self, attempt: Attempt) -> bool: ...
 
@@ -95,7 +95,7 @@ class Fixed:
 
     value: float
 
-    def __call__(self, last: Step | None, scale: Scale) -> float:
+    def __call__(self, last: Step | None, scale: DampingContext) -> float:
         return self.value
 
 
@@ -170,7 +170,7 @@ class WidthScaled:
         """The exponent in use."""
         return 2 * self.beta - 1 if self.exponent is None else self.exponent
 
-    def __call__(self, last: Step | None, scale: Scale) -> float:
+    def __call__(self, last: Step | None, scale: DampingContext) -> float:
         return self.loss_factor * self.gamma * scale.width_to(-self.delta)
 
 
@@ -210,7 +210,7 @@ class Adaptive:
         if self.attempts < 1:
             raise ValueError(f"Adaptive needs at least one attempt, not {self.attempts}")
 
-    def __call__(self, last: Step | None, scale: Scale) -> float:
+    def __call__(self, last: Step | None, scale: DampingContext) -> float:
         if last is None:
             return self._clip(self._initial(scale), scale)
         if not last.accepted or math.isnan(last.ratio):  # nothing was learned: lr was zero
@@ -227,7 +227,7 @@ class Adaptive:
         """Whether the loss fell by enough of what was predicted."""
         return attempt.ratio >= 1e-4
 
-    def retry(self, damping: float, attempt: Attempt, scale: Scale) -> float:
+    def retry(self, damping: float, attempt: Attempt, scale: DampingContext) -> float:
         """A larger lambda after a failed attempt."""
         if not attempt.solved:
             if not math.isfinite(attempt.curvature):
@@ -237,10 +237,10 @@ class Adaptive:
             return self._clip(4 * damping, scale)
         return self._clip(damping * min(2**attempt.number, 16), scale)
 
-    def _initial(self, scale: Scale) -> float:
+    def _initial(self, scale: DampingContext) -> float:
         return self.start * scale.curvature * scale.width_to(-self.exponent)
 
-    def _clip(self, damping: float, scale: Scale) -> float:
+    def _clip(self, damping: float, scale: DampingContext) -> float:
         floor = max(10 * scale.epsilon, 1e-12) * scale.curvature
         if self.stochastic:
             floor = 1e-2 * self._initial(scale) / self.start

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from ..step import Step
-from .rules import RULES, Attempt, DampingRule, Scale, damping_rule
+from .rules import RULES, Attempt, DampingContext, DampingRule, damping_rule
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class KernelMin:
         if self.attempts < 1:
             raise ValueError(f"KernelMin needs at least one attempt, not {self.attempts}")
 
-    def __call__(self, last: Step | None, scale: Scale) -> float:
+    def __call__(self, last: Step | None, scale: DampingContext) -> float:
         if scale.kernel is None:
             raise ValueError(
                 "KernelMin needs the tangent kernel, and the Jacobian's rows are not in hand: use "
@@ -66,7 +66,7 @@ class KernelMin:
         """Whether the loss fell by enough of what was predicted."""
         return attempt.ratio >= 1e-4
 
-    def retry(self, damping: float, attempt: Attempt, scale: Scale) -> float:
+    def retry(self, damping: float, attempt: Attempt, scale: DampingContext) -> float:
         """Four times the damping."""
         return 4 * damping
 
@@ -92,7 +92,7 @@ class ResidualFollowing:
     def __post_init__(self) -> None:
         damping_rule(self.initial)  # complains now rather than at the first step
 
-    def __call__(self, last: Step | None, scale: Scale) -> float:
+    def __call__(self, last: Step | None, scale: DampingContext) -> float:
         if not (scale.loss >= 0 and scale.first_loss >= 0):
             raise ValueError(
                 f"ResidualFollowing needs a loss that is not negative, such as a sum of squares, "

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ..linalg.factored_jacobian import Factor, Part, Tangents, stack
-from .loss_curvature import Root
+from ..linalg.factored_jacobian import Factor, FactoredJacobian, Part, stack
+from .loss_curvature import OutputHessianRoot
 from .residuals import Term
 
 MAX_COLUMNWISE = 64
@@ -19,9 +19,9 @@ MAX_ROWWISE = 256
 """Rows up to which it is formed by as many backward passes."""
 
 
-def tangents_by_autograd(
-    terms: Sequence[Term], params: Sequence[Tensor], roots: Sequence[Root]
-) -> Tangents | None:
+def jacobian_by_autograd(
+    terms: Sequence[Term], params: Sequence[Tensor], roots: Sequence[OutputHessianRoot]
+) -> FactoredJacobian | None:
     """The scaled Jacobian by whichever are fewer, rows or columns; None above the budget."""
     sizes = [term.like.numel() for term in terms]
     columns = sum(param.numel() for param in params)
@@ -34,7 +34,10 @@ def tangents_by_autograd(
 
 
 def columns_by_autograd(
-    terms: Sequence[Term], params: Sequence[Tensor], roots: Sequence[Root], chosen: Sequence[int]
+    terms: Sequence[Term],
+    params: Sequence[Tensor],
+    roots: Sequence[OutputHessianRoot],
+    chosen: Sequence[int],
 ) -> list[Part] | None:
     r"""The columns of the chosen parameters; None where a backward pass has no derivative.
 
@@ -71,7 +74,7 @@ def columns_by_autograd(
 
 
 def rows_by_autograd(
-    terms: Sequence[Term], params: Sequence[Tensor], roots: Sequence[Root]
+    terms: Sequence[Term], params: Sequence[Tensor], roots: Sequence[OutputHessianRoot]
 ) -> list[Part]:
     """One backward pass a row, all rows of a term at once."""
     parts = []

@@ -12,7 +12,7 @@ from .residuals import Term
 
 
 @dataclass(frozen=True)
-class Root:
+class OutputHessianRoot:
     r"""The symmetric :math:`Q^{1/2}` of a term whose samples do not interact.
 
     Attributes:
@@ -58,7 +58,7 @@ class Root:
         return _apply(matrix, u.reshape(self.rows, self.columns, 1)).reshape(u.shape)
 
 
-def output_root(term: Term) -> Root | None:
+def output_hessian_root(term: Term) -> OutputHessianRoot | None:
     """The square root of a term's Q; None where samples interact or Q is not positive."""
     like = term.like
     rows = like.shape[0] if like.ndim else 1
@@ -67,7 +67,9 @@ def output_root(term: Term) -> Root | None:
         if term.curvature.numel() == 1:
             q = math.sqrt(float(term.curvature))
             sizes = (rows, columns)
-            return Root(like.new_full(sizes, q), like.new_full(sizes, 1 / q if q > 0 else 0.0))
+            return OutputHessianRoot(
+                like.new_full(sizes, q), like.new_full(sizes, 1 / q if q > 0 else 0.0)
+            )
         return _diagonal_root(term.curvature.reshape(rows, columns))
     product = term.hessian_product()
     generator = torch.Generator().manual_seed(0)
@@ -99,14 +101,14 @@ def output_root(term: Term) -> Root | None:
     )
 
 
-def _diagonal_root(diagonal: Tensor) -> Root | None:
+def _diagonal_root(diagonal: Tensor) -> OutputHessianRoot | None:
     if not bool((diagonal >= 0).all()):
         return None
     root = diagonal.sqrt()
-    return Root(root, torch.where(root > 0, 1 / root, torch.zeros_like(root)))
+    return OutputHessianRoot(root, torch.where(root > 0, 1 / root, torch.zeros_like(root)))
 
 
-def _block_root(blocks: Tensor, weight: Tensor) -> Root | None:
+def _block_root(blocks: Tensor, weight: Tensor) -> OutputHessianRoot | None:
     """Of M x C x C matrices."""
     columns = blocks.shape[1]
     values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
@@ -119,7 +121,9 @@ def _block_root(blocks: Tensor, weight: Tensor) -> Root | None:
         return None
     root = torch.where(positive, values, torch.zeros_like(values)).sqrt()
     inverse = torch.where(positive, 1 / root, torch.zeros_like(root))
-    return Root(vectors * root[:, None] @ vectors.mT, vectors * inverse[:, None] @ vectors.mT)
+    return OutputHessianRoot(
+        vectors * root[:, None] @ vectors.mT, vectors * inverse[:, None] @ vectors.mT
+    )
 
 
 def _apply(blocks: Tensor, left: Tensor) -> Tensor:

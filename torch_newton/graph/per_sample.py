@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..autodiff.products import jacobian_at
-from ..linalg.factored_jacobian import Factor, Part, Tangents, joined, stack
+from ..linalg.factored_jacobian import Factor, FactoredJacobian, Part, joined, stack
 from ..linalg.flat import flatten, unflatten
 from .fallback import MAX_COLUMNWISE, columns_by_autograd
-from .loss_curvature import Root
+from .loss_curvature import OutputHessianRoot
 from .placement import Blocks, Placement, fits_blocks, placement
 from .readers import Rows, Use, find_uses
 from .residuals import Term
@@ -31,12 +31,12 @@ MAX_COLUMNS = 32
 Cotangents = dict[GradientEdge, Tensor | None]
 
 
-def read_tangents(
+def read_jacobian(
     terms: Sequence[Term],
     params: Sequence[Tensor],
-    roots: Sequence[Root],
+    roots: Sequence[OutputHessianRoot],
     known: tuple[Tensor, Tensor] | None = None,
-) -> Tangents | None:
+) -> FactoredJacobian | None:
     r"""The scaled Jacobian of the terms' z; None where the graph holds what is not known.
 
     Parameters of few entries that are used in other ways than `READERS` lists are
@@ -55,13 +55,13 @@ def read_tangents(
     if known is not None and not _is_telling(known[0], terms):
         known = None
     for search in (False, True):
-        tangents = _read(terms, params, roots, found.uses, found.unread, search)
-        if tangents is None:
+        jacobian = _read(terms, params, roots, found.uses, found.unread, search)
+        if jacobian is None:
             return None
-        if known is not None and _explains(tangents, *known):
-            return tangents
-        if _agrees(tangents, terms, params, roots):
-            return tangents
+        if known is not None and _explains(jacobian, *known):
+            return jacobian
+        if _agrees(jacobian, terms, params, roots):
+            return jacobian
     return None
 
 
@@ -72,32 +72,35 @@ def _is_telling(u: Tensor, terms: Sequence[Term]) -> bool:
     return all(2 * int(piece.count_nonzero()) >= len(piece) for piece in pieces)
 
 
-def _explains(tangents: Tangents, u: Tensor, expected: Tensor) -> bool:
+def _explains(jacobian: FactoredJacobian, u: Tensor, expected: Tensor) -> bool:
     norm = torch.linalg.vector_norm
-    misfit, tolerance = tangents.pull(u) - expected, torch.finfo(u.dtype).eps ** 0.6
+    misfit, tolerance = jacobian.rmatvec(u) - expected, torch.finfo(u.dtype).eps ** 0.6
     return bool(float(norm(misfit)) <= tolerance * float(norm(expected)))
 
 
 def _agrees(
-    tangents: Tangents, terms: Sequence[Term], params: Sequence[Tensor], roots: Sequence[Root]
+    jacobian: FactoredJacobian,
+    terms: Sequence[Term],
+    params: Sequence[Tensor],
+    roots: Sequence[OutputHessianRoot],
 ) -> bool:
     """Whether one random combination of rows is what autograd says."""
     generator = torch.Generator().manual_seed(0)
     like = [term.like for term in terms]
-    u = torch.randn(tangents.rows, generator=generator, dtype=torch.float64).to(like[0])
+    u = torch.randn(jacobian.rows, generator=generator, dtype=torch.float64).to(like[0])
     pieces = [root.apply(piece) for root, piece in zip(roots, unflatten(u, like), strict=True)]
     expected = jacobian_at([term.z for term in terms], like, params).T @ flatten(pieces)
-    return _explains(tangents, u, expected)
+    return _explains(jacobian, u, expected)
 
 
 def _read(
     terms: Sequence[Term],
     params: Sequence[Tensor],
-    roots: Sequence[Root],
+    roots: Sequence[OutputHessianRoot],
     uses: Sequence[Use],
     unread: set[int],
     search: bool,
-) -> Tangents | None:
+) -> FactoredJacobian | None:
     """Read all terms; with `search`, look for the sample of each row instead of guessing it."""
     unread = set(unread)
     while True:
@@ -131,7 +134,7 @@ class _UnreadableError(Exception):
 
 
 def _read_term(
-    term: Term, root: Root, params: Sequence[Tensor], uses: Sequence[Use], search: bool
+    term: Term, root: OutputHessianRoot, params: Sequence[Tensor], uses: Sequence[Use], search: bool
 ) -> Part:
     samples, columns = root.rows, root.columns
     edges = list(dict.fromkeys(use.output for use in uses))

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..autodiff.products import gauss_newton, hessian, output_hessian
 from ..linalg.block_conjugate_gradient import block_conjugate_gradient
 from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues
-from ..linalg.factored_jacobian import Tangents
+from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, damped, symmetric
 from ..linalg.solve import SolveError, inverse
-from .rows import JACOBIAN_ENTRIES, KernelError, tangents_of
+from .rows import JACOBIAN_ENTRIES, KernelError, jacobian_of
 from .spectra import KernelSpectrum
 
 
@@ -36,13 +36,13 @@ def newton_tangent_gram(
         curvature: ``"hessian"``, or ``"gauss_newton"`` for :math:`J^T Q J` in place of H.
 
     Raises:
-        KernelError: J must be formed and is too large; see `tangents_of`.
+        KernelError: J must be formed and is too large; see `jacobian_of`.
         SolveError: H + lambda I is singular to rounding.
         ValueError: an unknown curvature.
     """
     if curvature not in ("hessian", "gauss_newton"):
         raise ValueError(f"curvature must be 'hessian' or 'gauss_newton', not {curvature!r}")
-    J = tangents_of(outputs, params)
+    J = jacobian_of(outputs, params)
     H = hessian(loss, params) if curvature == "hessian" else gauss_newton(loss, outputs, params)
     Q = output_hessian(loss, [outputs])
     weight = float((Q @ torch.ones(J.rows, dtype=Q.dtype, device=Q.device)).abs().mean())
@@ -50,7 +50,7 @@ def newton_tangent_gram(
 
 
 def newton_gram(
-    J: Tangents,
+    J: FactoredJacobian,
     H: LinearOperator,
     damping: float,
     *,
@@ -97,7 +97,7 @@ def newton_gram(
 
 
 def newton_spectrum(
-    J: Tangents,
+    J: FactoredJacobian,
     H: LinearOperator,
     damping: float,
     *,
@@ -140,10 +140,10 @@ def newton_spectrum(
     return KernelSpectrum(ends[0], ends[1], values), gram
 
 
-def _operator(J: Tangents) -> LinearOperator:
+def _operator(J: FactoredJacobian) -> LinearOperator:
     first = J.like[0]
     columns = sum(param.numel() for param in J.like)
-    return LinearOperator((J.rows, columns), J.push, J.pull, first.dtype, first.device)
+    return LinearOperator((J.rows, columns), J.matvec, J.rmatvec, first.dtype, first.device)
 
 
 def _gauss_newton_inverse(A: Tensor, damping: float) -> LinearOperator | None:

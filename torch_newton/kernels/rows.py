@@ -1,6 +1,6 @@
 r"""The rows of J = dz/dtheta that a tangent kernel is made of.
 
-They are read off the autograd graph as per-sample factors (`tangents`), which takes a few backward
+They are read off the autograd graph as per-sample factors (`jacobian`), which takes a few backward
 passes for all of them and makes :math:`J J^T` a sum of products of small Gram matrices; where the
 graph cannot be read they are taken by batched backward passes.
 """
@@ -17,10 +17,10 @@ from torch.autograd.graph import get_gradient_edge
 
 from ..autodiff.nodes import leaf
 from ..autodiff.products import jacobian, jacobian_at
-from ..graph.loss_curvature import Root, output_root
-from ..graph.per_sample import read_tangents
+from ..graph.loss_curvature import OutputHessianRoot, output_hessian_root
+from ..graph.per_sample import read_jacobian
 from ..graph.residuals import Residuals, Term, find_residuals
-from ..linalg.factored_jacobian import Factor, Tangents
+from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.flat import flatten
 from ..linalg.operators import LinearOperator
 
@@ -45,13 +45,13 @@ class Rows:
             shift common to all logits.
     """
 
-    plain: Tangents
-    weighted: Tangents
+    plain: FactoredJacobian
+    weighted: FactoredJacobian
     scale: float | None
     rank: int
 
 
-def tangents_of(outputs: Tensor, params: Sequence[Tensor]) -> Tangents:
+def jacobian_of(outputs: Tensor, params: Sequence[Tensor]) -> FactoredJacobian:
     """J of any outputs, R x P, its rows in the order of ``outputs.reshape(-1)``.
 
     Args:
@@ -69,11 +69,11 @@ def tangents_of(outputs: Tensor, params: Sequence[Tensor]) -> Tangents:
     edge = get_gradient_edge(outputs)
     like = torch.zeros_like(outputs)
     term = Term(edge, like, edge, like)
-    read = read_tangents([term], params, [_identity(term)])
+    read = read_jacobian([term], params, [_identity(term)])
     return formed(jacobian(outputs, params), params) if read is None else read
 
 
-def formed(J: LinearOperator, params: Sequence[Tensor]) -> Tangents:
+def formed(J: LinearOperator, params: Sequence[Tensor]) -> FactoredJacobian:
     """J by one backward pass a row, in batches.
 
     Raises:
@@ -89,14 +89,14 @@ def formed(J: LinearOperator, params: Sequence[Tensor]) -> Tangents:
     return of_matrix(J.T.dense().T, params)
 
 
-def of_matrix(J: Tensor, params: Sequence[Tensor]) -> Tangents:
+def of_matrix(J: Tensor, params: Sequence[Tensor]) -> FactoredJacobian:
     """A Jacobian in memory, R x P."""
     pieces = torch.split(J, [param.numel() for param in params], dim=1)
-    return Tangents([Factor(piece[:, None], None) for piece in pieces], params, len(J))
+    return FactoredJacobian([Factor(piece[:, None], None) for piece in pieces], params, len(J))
 
 
 def rows_of_loss(
-    loss: Tensor, params: Sequence[Tensor], known: Tangents | None = None
+    loss: Tensor, params: Sequence[Tensor], known: FactoredJacobian | None = None
 ) -> tuple[Rows | None, list[str]]:
     """The rows of the outputs that `find_residuals` reads off the loss's graph.
 
@@ -119,7 +119,7 @@ def rows_of_loss(
     terms = [term for term in found.terms if leaf(term.z.node) is None]
     if not terms:
         return None, found.unrecognised
-    roots = [output_root(term) for term in terms]
+    roots = [output_hessian_root(term) for term in terms]
     found_roots = [root for root in roots if root is not None]
     diagonal = len(found_roots) == len(roots) and all(r.matrix.ndim == 2 for r in found_roots)
     scale = flatten(root.matrix for root in found_roots) if diagonal else None
@@ -135,7 +135,7 @@ def rows_of_loss(
         constant = float(scale[0]) if bool((scale == scale[0]).all()) else 0.0
         weighted = _scaled(plain, scale) if known is None else known
         return Rows(plain, weighted, constant or None, rank), found.unrecognised
-    read = read_tangents(terms, params, found_roots)
+    read = read_jacobian(terms, params, found_roots)
     weighted = of_matrix(_mixed(plain.dense(), found_roots), params) if read is None else read
     return Rows(plain, weighted, None, rank), found.unrecognised
 
@@ -144,44 +144,44 @@ def rows_of_outputs(outputs: Tensor, params: Sequence[Tensor]) -> Rows:
     """The rows of outputs given apart from the loss; Q = I/M with M = len(outputs).
 
     Raises:
-        KernelError: see `tangents_of`.
+        KernelError: see `jacobian_of`.
     """
-    plain = tangents_of(outputs, params)
+    plain = jacobian_of(outputs, params)
     samples = len(outputs) if outputs.ndim else 1
     scale = 1 / math.sqrt(samples)
     weights = torch.full((plain.rows,), scale, dtype=torch.float64).to(outputs)
     return Rows(plain, _scaled(plain, weights), scale, plain.rows)
 
 
-def _plain(terms: Sequence[Term], params: Sequence[Tensor]) -> Tangents:
-    read = read_tangents(terms, params, [_identity(term) for term in terms])
+def _plain(terms: Sequence[Term], params: Sequence[Tensor]) -> FactoredJacobian:
+    read = read_jacobian(terms, params, [_identity(term) for term in terms])
     if read is not None:
         return read
     edges, like = [term.z for term in terms], [term.like for term in terms]
     return formed(jacobian_at(edges, like, params), params)
 
 
-def _identity(term: Term) -> Root:
+def _identity(term: Term) -> OutputHessianRoot:
     samples = term.like.shape[0] if term.like.ndim else 1
     ones = torch.ones_like(term.like).reshape(samples, -1)
-    return Root(ones, ones)
+    return OutputHessianRoot(ones, ones)
 
 
-def _rank(root: Root) -> int:
+def _rank(root: OutputHessianRoot) -> int:
     if root.matrix.ndim == 2:
         return int((root.matrix > 0).sum())
     return round(float(torch.einsum("mcd,mdc->", root.matrix, root.inverse)))
 
 
-def _scaled(tangents: Tangents, scale: Tensor) -> Tangents:
+def _scaled(jacobian: FactoredJacobian, scale: Tensor) -> FactoredJacobian:
     factors = [
         None if factor is None else Factor(factor.left * scale[:, None, None], factor.right)
-        for factor in tangents.factors
+        for factor in jacobian.factors
     ]
-    return Tangents(factors, tangents.like, tangents.rows)
+    return FactoredJacobian(factors, jacobian.like, jacobian.rows)
 
 
-def _mixed(J: Tensor, roots: Sequence[Root]) -> Tensor:
+def _mixed(J: Tensor, roots: Sequence[OutputHessianRoot]) -> Tensor:
     """Q^{1/2} J, block by block."""
     pieces = torch.split(J, [root.rows * root.columns for root in roots])
     return torch.cat(
@@ -192,15 +192,15 @@ def _mixed(J: Tensor, roots: Sequence[Root]) -> Tensor:
     )
 
 
-def _times(root: Root, rows: Tensor) -> Tensor:
+def _times(root: OutputHessianRoot, rows: Tensor) -> Tensor:
     if root.matrix.ndim == 2:
         return rows * root.matrix[:, :, None]
     return torch.einsum("mcd,mdp->mcp", root.matrix, rows)
 
 
 def _weighted_densely(
-    plain: Tangents, terms: Sequence[Term], params: Sequence[Tensor]
-) -> tuple[Tangents, int]:
+    plain: FactoredJacobian, terms: Sequence[Term], params: Sequence[Tensor]
+) -> tuple[FactoredJacobian, int]:
     """F^T J where samples interact in the loss, with Q = F F^T from all of Q."""
     size = sum(param.numel() for param in params)
     if plain.rows * max(plain.rows, size) > JACOBIAN_ENTRIES:

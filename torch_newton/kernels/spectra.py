@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..autodiff.products import tangent_kernel
 from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues
-from ..linalg.factored_jacobian import Tangents
+from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import symmetric
-from .rows import KernelError, tangents_of
+from .rows import KernelError, jacobian_of
 
 SINGULAR_VALUE_ENTRIES = 2**22
 """Entries of J up to which eigenvalues are squares of its singular values. Those are known to
@@ -97,7 +97,7 @@ def tangent_gram(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
         KernelError: the outputs have no graph.
     """
     try:
-        return tangents_of(outputs, params).gram()
+        return jacobian_of(outputs, params).gram()
     except KernelError:
         if not outputs.requires_grad:
             raise
@@ -105,7 +105,7 @@ def tangent_gram(outputs: Tensor, params: Sequence[Tensor]) -> Tensor:
 
 
 def kernel_spectrum(
-    J: Tangents,
+    J: FactoredJacobian,
     *,
     epsilon: float,
     max_size: int = 2048,
@@ -162,13 +162,13 @@ def _share(kappa: float, damping: float) -> float:
     return kappa / (kappa + damping) if kappa > 0 else 0.0
 
 
-def _extreme_spectrum(J: Tangents, P: int, products: int) -> KernelSpectrum:
+def _extreme_spectrum(J: FactoredJacobian, P: int, products: int) -> KernelSpectrum:
     first = J.like[0]
     if J.rows > P:  # the others are zero
-        K = symmetric(P, lambda v: J.pull(J.push(v)), dtype=first.dtype, device=first.device)
+        K = symmetric(P, lambda v: J.rmatvec(J.matvec(v)), dtype=first.dtype, device=first.device)
         found = extreme_eigenvalues(K, max_iter=products)
         return KernelSpectrum(Eigenvalue(0.0, 0.0, True), found.largest)
-    K = symmetric(J.rows, lambda u: J.push(J.pull(u)), dtype=first.dtype, device=first.device)
+    K = symmetric(J.rows, lambda u: J.matvec(J.rmatvec(u)), dtype=first.dtype, device=first.device)
     found = extreme_eigenvalues(K, max_iter=products)
     return KernelSpectrum(found.smallest, found.largest)
 
@@ -183,6 +183,6 @@ def _squared_singular_values(A: Tensor, epsilon: float) -> tuple[Tensor, float]:
     return torch.where(values > rounding, values, torch.zeros_like(values)).square(), rounding
 
 
-def _small_gram(J: Tangents) -> Tensor:
+def _small_gram(J: FactoredJacobian) -> Tensor:
     rows = J.dense().double()
     return rows.T @ rows

@@ -22,14 +22,14 @@ class Factor:
     right: Tensor | None
     uses: tuple[tuple[int, int], ...] = ()
 
-    def push(self, v: Tensor) -> Tensor:
+    def matvec(self, v: Tensor) -> Tensor:
         """J v, R entries."""
         if self.right is None:
             return self._sums() @ v.reshape(-1)
         v = v.reshape(self.left.shape[2], self.right.shape[2])
         return ((self.left @ v) * self.right).sum((1, 2))
 
-    def pull(self, u: Tensor) -> Tensor:
+    def rmatvec(self, u: Tensor) -> Tensor:
         """J^T u, a b entries."""
         if self.right is None:
             return u @ self._sums()

@@ -28,11 +28,11 @@ from .symmetric_product import symmetric_product
 SMALL = 100_000
 """Entries of a Jacobian up to which it is formed: a product then costs less than its calls."""
 
-__all__ = ["Factor", "Part", "Tangents", "joined", "stack"]
+__all__ = ["Factor", "FactoredJacobian", "Part", "joined", "stack"]
 
 
 @dataclass(frozen=True)
-class Tangents:
+class FactoredJacobian:
     r"""A Jacobian J, R x P, held as factors, and as itself, too, where it is small.
 
     Attributes:
@@ -45,22 +45,22 @@ class Tangents:
     like: Sequence[Tensor]
     rows: int
 
-    def push(self, v: Tensor) -> Tensor:
+    def matvec(self, v: Tensor) -> Tensor:
         """J v."""
         if self._matrix is not None:
             return self._matrix @ v
         result = v.new_zeros(self.rows)
         for factor, piece in zip(self.factors, unflatten(v, self.like), strict=True):
             if factor is not None:
-                result += factor.push(piece)
+                result += factor.matvec(piece)
         return result
 
-    def pull(self, u: Tensor) -> Tensor:
+    def rmatvec(self, u: Tensor) -> Tensor:
         """J^T u."""
         if self._matrix is not None:
             return u @ self._matrix
         return flatten(
-            torch.zeros_like(param) if factor is None else factor.pull(u)
+            torch.zeros_like(param) if factor is None else factor.rmatvec(u)
             for factor, param in zip(self.factors, self.like, strict=True)
         )
 
@@ -81,12 +81,12 @@ class Tangents:
                 total += factor.squared_norms()
         return total
 
-    def take(self, index: Tensor, scale: Tensor) -> Tangents:
+    def take(self, index: Tensor, scale: Tensor) -> FactoredJacobian:
         """The rows of the given numbers, each times a number."""
         factors = [None if f is None else f.take(index, scale) for f in self.factors]
-        return Tangents(factors, self.like, len(index))
+        return FactoredJacobian(factors, self.like, len(index))
 
-    def times(self, number: float) -> Tangents:
+    def times(self, number: float) -> FactoredJacobian:
         """The rows, all times a number."""
         lefts: dict[int, Tensor] = {}  # a weight and its bias share theirs
         factors: list[Factor | None] = []
@@ -94,7 +94,7 @@ class Tangents:
             if f is not None:
                 f = replace(f, left=lefts.setdefault(id(f.left), f.left * number))  # noqa: PLW2901
             factors.append(f)
-        return Tangents(factors, self.like, self.rows)
+        return FactoredJacobian(factors, self.like, self.rows)
 
     def dense(self) -> Tensor:
         """J, R x P."""
@@ -135,13 +135,15 @@ def _formed(rows: Tensor) -> Factor:
     return Factor(rows[:, None], None)
 
 
-def stack(parts: Sequence[Part], params: Sequence[Tensor], sizes: Sequence[int]) -> Tangents:
+def stack(
+    parts: Sequence[Part], params: Sequence[Tensor], sizes: Sequence[int]
+) -> FactoredJacobian:
     """The rows of several terms, of `sizes` rows each, one below the other."""
     if len(parts) == 1:
-        return Tangents([parts[0].get(i) for i in range(len(params))], params, sizes[0])
+        return FactoredJacobian([parts[0].get(i) for i in range(len(params))], params, sizes[0])
     shared: dict[tuple[int, ...], Tensor] = {}
     factors = [_stacked([part.get(i) for part in parts], sizes, shared) for i in range(len(params))]
-    return Tangents(factors, params, sum(sizes))
+    return FactoredJacobian(factors, params, sum(sizes))
 
 
 def _stacked(

@@ -15,7 +15,7 @@ from ..autodiff.products import (
     hessian_from_gradient,
 )
 from ..closure.capture import ClosureError
-from ..closure.evaluator import Trials
+from ..closure.evaluator import Evaluator
 from ..graph.residuals import Residuals, find_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AtDamping
@@ -28,7 +28,7 @@ from .quadratic_model import QuadraticModel
 
 
 @dataclass(frozen=True)
-class Reading:
+class Linearization:
     """A loss at one point, as far as its graph could be read.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reading:
 
     loss: Tensor
     derivatives: Sequence[Tensor | None]
-    trials: Trials
+    trials: Evaluator
     residuals: Residuals | None
     space: FunctionSpace | None
     at_damping: AtDamping | None
@@ -117,7 +117,7 @@ class Reading:
     def _gauss_newton(self) -> LinearOperator:
         if self.residuals is None:
             raise ClosureError("curvature='gauss_newton' needs the terms of the loss")
-        if self.sampled is not None and self.sampled.tangents.rows == self.residuals.rows:
+        if self.sampled is not None and self.sampled.jacobian.rows == self.residuals.rows:
             return self.sampled.gauss_newton()
         return self.residuals.gauss_newton(self.trials.params)
 
@@ -125,10 +125,10 @@ class Reading:
 def read(
     loss: Tensor,
     derivatives: Sequence[Tensor | None],
-    trials: Trials,
+    trials: Evaluator,
     options: Options,
     twice: bool,
-) -> Reading:
+) -> Linearization:
     """Read the graph of `loss` as far as the options ask for it."""
     params, prepare = trials.params, options.preconditioner
     by_rows = prepare == "auto"
@@ -145,14 +145,14 @@ def read(
     if sampled is not None:
         at_damping = sampled.at
     recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
-    complete = space is not None and residuals is not None and space.tangents.rows == residuals.rows
+    complete = space is not None and residuals is not None and space.jacobian.rows == residuals.rows
     if trials.ranks.active:
         everywhere = trials.ranks.everywhere
         recognised, complete = everywhere(recognised, loss), everywhere(complete, loss)
         if not everywhere(at_damping is not None, loss):
             at_damping = None
         at_damping = trials.ranks.preconditioner(at_damping)
-    return Reading(
+    return Linearization(
         loss,
         derivatives,
         trials,

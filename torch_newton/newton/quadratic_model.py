@@ -151,7 +151,7 @@ class QuadraticModel:
         if target is None:
             return None
         d = direction if self._variables is None else direction / self._variables
-        remainder = target - self._space.target - self._space.tangents.push(d)
+        remainder = target - self._space.target - self._space.jacobian.matvec(d)
         correction = proposal.inverse.correction(remainder)
         norm = torch.linalg.vector_norm
         if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
@@ -205,7 +205,7 @@ class QuadraticModel:
         """The solution to `tol`, a stationary point of the damped model also if indefinite."""
         if damping == 0 and self._exact_inverse and self._space is not None:
             d = least_squares_step(self._space, self._g)
-            return self._direct(d, self._space.tangents.push(d))
+            return self._direct(d, self._space.jacobian.matvec(d))
         if self._space is not None:
             M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
         else:

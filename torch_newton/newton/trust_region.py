@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..closure.evaluator import Trials
-from ..damping.rules import Attempt, RetryingRule, Scale
+from ..closure.evaluator import Evaluator
+from ..damping.rules import Attempt, DampingContext, RetryingRule
 from ..step import Path, Step
 from .options import Options
 from .quadratic_model import Proposal, QuadraticModel
@@ -37,7 +37,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Attempts:
+class TrustRegionSearch:
     """The search for a step that lowers the loss as its model says.
 
     Attributes:
@@ -48,12 +48,12 @@ class Attempts:
     """
 
     model: QuadraticModel
-    trials: Trials
+    trials: Evaluator
     options: Options
     lengths: float | Tensor
 
     def run(
-        self, step: Step, scale: Scale, last: Step | None, first_norm: float
+        self, step: Step, scale: DampingContext, last: Step | None, first_norm: float
     ) -> tuple[Step, Tensor | None]:
         """What was done, written into `step`, and by how much to move, where it was accepted.
 

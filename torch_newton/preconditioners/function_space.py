@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from ..autodiff.nodes import leaf
-from ..graph.fallback import tangents_by_autograd
-from ..graph.loss_curvature import Root, output_root
-from ..graph.per_sample import read_tangents
+from ..graph.fallback import jacobian_by_autograd
+from ..graph.loss_curvature import OutputHessianRoot, output_hessian_root
+from ..graph.per_sample import read_jacobian
 from ..graph.residuals import Residuals, Term, find_residuals
-from ..linalg.factored_jacobian import Tangents
+from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.flat import flatten
 from ..linalg.operators import LinearOperator, symmetric
 from ..linalg.symmetric_product import symmetric_product
@@ -46,7 +46,7 @@ class FunctionSpace:
     """A Gauss-Newton matrix as its rows, and its damped inverse.
 
     Attributes:
-        tangents: the rows, R x P, with the square root of Q multiplied in.
+        jacobian: the rows, R x P, with the square root of Q multiplied in.
         target: R entries, Q^{-1/2} times the slope of the loss in z.
         target_at: the same of the loss at another point, with the Q of this one; None where
             that is made of other terms.
@@ -57,29 +57,29 @@ class FunctionSpace:
 
     def __init__(
         self,
-        tangents: Tangents,
+        jacobian: FactoredJacobian,
         target: Tensor,
         gradient: Tensor | None = None,
         target_at: TargetAt = lambda loss: None,
     ) -> None:
-        self.tangents = tangents
+        self.jacobian = jacobian
         self.target = target
         self.target_at = target_at
-        self.gradient = tangents.pull(target) if gradient is None else gradient
-        self.size = sum(param.numel() for param in tangents.like)
-        self.dual = tangents.rows <= self.size
+        self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
+        self.size = sum(param.numel() for param in jacobian.like)
+        self.dual = jacobian.rows <= self.size
 
     @cached_property
     def gram(self) -> Tensor:
         """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
-            return self.tangents.gram()
-        return symmetric_product(self.tangents.dense().T)
+            return self.jacobian.gram()
+        return symmetric_product(self.jacobian.dense().T)
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
         gradient = scaling.vector * self.gradient
-        return FunctionSpace(scaling.apply(self.tangents), self.target, gradient, self.target_at)
+        return FunctionSpace(scaling.apply(self.jacobian), self.target, gradient, self.target_at)
 
     def times(self, number: float) -> FunctionSpace:
         """The same of the loss times the square of a number."""
@@ -89,7 +89,7 @@ class FunctionSpace:
             return None if found is None else found * number
 
         return FunctionSpace(
-            self.tangents.times(number), self.target * number, self.gradient * number**2, target_at
+            self.jacobian.times(number), self.target * number, self.gradient * number**2, target_at
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
@@ -103,7 +103,7 @@ class FunctionSpace:
         """The Gauss-Newton matrix of the terms, P x P."""
         return symmetric(
             self.size,
-            lambda v: self.tangents.pull(self.tangents.push(v)),
+            lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
             dtype=self.target.dtype,
             device=self.target.device,
         )
@@ -137,29 +137,29 @@ class DampedInverse:
         The part of g that is :math:`\hat J^T` times the target is inverted without a division
         by lambda, and so without the cancellation that a small lambda brings.
         """
-        tangents = self.space.tangents
+        jacobian = self.space.jacobian
         if not self.space.dual:
             direction = -self._solve(gradient)
-            return direction, tangents.push(direction)
+            return direction, jacobian.matvec(direction)
         solution = self._solve(-self.space.target)
-        direction = tangents.pull(solution)
+        direction = jacobian.rmatvec(solution)
         rest = self.space.rest(gradient)
         if rest is None:
             return direction, self.space.gram @ solution
         direction = direction - self._product(rest)
-        return direction, tangents.push(direction)
+        return direction, jacobian.matvec(direction)
 
     def correction(self, remainder: Tensor) -> Tensor:
         r"""The step :math:`-(\hat J^T \hat J + \lambda I)^{-1} \hat J^T e` for R entries e."""
         if self.space.dual:
-            return -self.space.tangents.pull(self._solve(remainder))
-        return -self._solve(self.space.tangents.pull(remainder))
+            return -self.space.jacobian.rmatvec(self._solve(remainder))
+        return -self._solve(self.space.jacobian.rmatvec(remainder))
 
     def _product(self, v: Tensor) -> Tensor:
         if not self.space.dual:
             return self._solve(v)
-        tangents = self.space.tangents
-        return (v - tangents.pull(self._solve(tangents.push(v)))) / self.damping
+        jacobian = self.space.jacobian
+        return (v - jacobian.rmatvec(self._solve(jacobian.matvec(v)))) / self.damping
 
     def _solve(self, u: Tensor) -> Tensor:
         return torch.cholesky_solve(u.unsqueeze(1), self.factor).squeeze(1)
@@ -202,14 +202,14 @@ def read_rows(
     residuals: Residuals,
     params: Sequence[Tensor],
     gradient: Tensor | None = None,
-) -> tuple[Tangents, Tensor, Tensor | None, TargetAt] | None:
+) -> tuple[FactoredJacobian, Tensor, Tensor | None, TargetAt] | None:
     """What a `FunctionSpace` is made of, for any number of rows."""
     terms = _of_outputs(residuals)
     if not terms:
         return None
-    roots: list[Root] = []
+    roots: list[OutputHessianRoot] = []
     for term in terms:
-        root = output_root(term)
+        root = output_hessian_root(term)
         if root is None:
             return None
         roots.append(root)
@@ -219,12 +219,12 @@ def read_rows(
     if not (whole and _reach(pieces, terms, roots)):
         gradient = None  # of more than these rows
     known = None if gradient is None else (target, gradient)
-    tangents = read_tangents(terms, params, roots, known)
-    if tangents is None:
-        tangents = tangents_by_autograd(terms, params, roots)
-    if tangents is None:
+    jacobian = read_jacobian(terms, params, roots, known)
+    if jacobian is None:
+        jacobian = jacobian_by_autograd(terms, params, roots)
+    if jacobian is None:
         return None
-    return tangents, target, gradient, _Elsewhere([term.like.shape for term in terms], roots)
+    return jacobian, target, gradient, _Elsewhere([term.like.shape for term in terms], roots)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class _Elsewhere:
     """Reads the target at other points, off the graph of the loss there."""
 
     shapes: list[torch.Size]
-    roots: list[Root]
+    roots: list[OutputHessianRoot]
 
     def __call__(self, loss: Tensor) -> Tensor | None:
         terms = _of_outputs(find_residuals(loss))
@@ -242,7 +242,9 @@ class _Elsewhere:
         return flatten(root.solve(term.gradient) for root, term in pairs)
 
 
-def _reach(pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[Root]) -> bool:
+def _reach(
+    pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[OutputHessianRoot]
+) -> bool:
     """Whether Q^{1/2} times the pieces is the slope of the loss in z.
 
     It is not where a loss has slope but no second derivative, as Huber's has far out.

@@ -19,18 +19,18 @@ def least_squares_step(space: FunctionSpace, gradient: Tensor) -> Tensor:
     The part of g that is :math:`\hat J^T` times the target is divided by a singular value once,
     the rest, zero unless the closure itself changes ``.grad``, twice.
     """
-    tangents, target = space.tangents, space.target
-    rest = gradient - tangents.pull(target)
+    jacobian, target = space.jacobian, space.target
+    rest = gradient - jacobian.rmatvec(target)
     norm = torch.linalg.vector_norm
     exact = bool(norm(rest) <= 1e-8 * norm(gradient))
     if space.dual:
         squares, U = torch.linalg.eigh(space.gram)
         inverse = _inverse(squares, len(squares))
-        step = -tangents.pull(U @ (inverse * (U.T @ target)))
+        step = -jacobian.rmatvec(U @ (inverse * (U.T @ target)))
         if exact:
             return step
-        return step - tangents.pull(U @ (inverse**2 * (U.T @ tangents.push(rest))))
-    rows = tangents.dense()
+        return step - jacobian.rmatvec(U @ (inverse**2 * (U.T @ jacobian.matvec(rest))))
+    rows = jacobian.dense()
     U, sigma, Vh = torch.linalg.svd(rows, full_matrices=False)
     inverse = _inverse(sigma, max(rows.shape))
     solution: Tensor = -Vh.T @ (inverse * (U.T @ target))

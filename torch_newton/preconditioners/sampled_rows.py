@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..graph.residuals import Residuals, find_residuals
-from ..linalg.factored_jacobian import Tangents
+from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, symmetric
 from .base import AtDamping
 from .function_space import FunctionSpace, read_rows
@@ -45,12 +45,12 @@ class SampledSpace:
     """All rows of a Gauss-Newton matrix, and the damped inverse that a sample of them gives.
 
     Attributes:
-        tangents: all rows, R x P.
+        jacobian: all rows, R x P.
     """
 
-    def __init__(self, tangents: Tangents, count: int) -> None:
-        self.tangents = tangents
-        chosen = sample(tangents, count)
+    def __init__(self, jacobian: FactoredJacobian, count: int) -> None:
+        self.jacobian = jacobian
+        chosen = sample(jacobian, count)
         self._space = FunctionSpace(chosen, chosen.like[0].new_zeros(chosen.rows))
 
     def gauss_newton(self) -> LinearOperator:
@@ -58,7 +58,7 @@ class SampledSpace:
         like = self._space.target
         return symmetric(
             self._space.size,
-            lambda v: self.tangents.pull(self.tangents.push(v)),
+            lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
             dtype=like.dtype,
             device=like.device,
         )
@@ -83,12 +83,12 @@ def sampled_space(
     return None if found is None else SampledSpace(found[0], count)
 
 
-def sample(tangents: Tangents, count: int) -> Tangents:
+def sample(jacobian: FactoredJacobian, count: int) -> FactoredJacobian:
     """`count` rows, drawn independently and scaled; the same ones at each call."""
-    weights = tangents.squared_norms()
+    weights = jacobian.squared_norms()
     weights = weights + 1e-3 * weights.mean()
     probability = weights / weights.sum()
     generator = torch.Generator().manual_seed(0)
     drawn = torch.multinomial(probability.cpu().double(), count, True, generator=generator)
     index, times = torch.unique(drawn.to(probability.device), return_counts=True)
-    return tangents.take(index, (times / (count * probability[index])).sqrt())
+    return jacobian.take(index, (times / (count * probability[index])).sqrt())

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..linalg.factored_jacobian import Factor, Tangents
+from ..linalg.factored_jacobian import Factor, FactoredJacobian
 
 FLOOR = 1e-3
 """Smallest row or column sum of a weight matrix, relative to its largest."""
@@ -48,10 +48,10 @@ class Scaling:
     like: Sequence[Tensor]
 
     @classmethod
-    def of(cls, tangents: Tangents) -> Scaling:
+    def of(cls, jacobian: FactoredJacobian) -> Scaling:
         """D of these rows alone."""
-        parts = [None if factor is None else _part(factor) for factor in tangents.factors]
-        return cls(parts, tangents.like)
+        parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        return cls(parts, jacobian.like)
 
     @classmethod
     def kept(cls, state: Mapping[Tensor, Mapping[str, Any]], like: Sequence[Tensor]) -> Scaling:
@@ -88,13 +88,13 @@ class Scaling:
         ]
         return torch.cat(pieces)
 
-    def apply(self, tangents: Tangents) -> Tangents:
+    def apply(self, jacobian: FactoredJacobian) -> FactoredJacobian:
         """J D^{-1/2}, the rows in the scaled variables."""
         factors = [
             factor if factor is None or root is None else _scaled(factor, root)
-            for factor, root in zip(tangents.factors, self.roots, strict=True)
+            for factor, root in zip(jacobian.factors, self.roots, strict=True)
         ]
-        return Tangents(factors, tangents.like, tangents.rows)
+        return FactoredJacobian(factors, jacobian.like, jacobian.rows)
 
 
 def _part(factor: Factor) -> Part:
