@@ -9,17 +9,17 @@ generalized Gauss-Newton matrix of the loss as its author wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from ..autodiff.nodes import inputs, saved
-from ..autodiff.products import jacobian_at
-from ..linalg.flat import flatten, unflatten
-from ..linalg.operators import LinearOperator, symmetric
+from ..autodiff.nodes import inputs
+from .convex import CURVED, NORMS, Curved
+from .terms import Residuals, Term
+
+__all__ = ["CURVED", "LINEAR", "NORMS", "Residuals", "Term", "find_residuals"]
 
 LINEAR = {
     "AddBackward0", "AddBackward1", "AliasBackward0", "CatBackward0", "CloneBackward0",
@@ -33,106 +33,6 @@ LINEAR = {
     "UnbindBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0",
 }  # fmt: skip
 """Nodes that are linear (strictly: affine) in the one input that needs a gradient."""
-
-NORMS = {"LinalgVectorNormBackward0", "NormBackward0"}
-
-
-@dataclass(frozen=True)
-class Term:
-    r"""A part :math:`w \cdot c(z)` of the loss, with c convex entry by entry of its output.
-
-    Attributes:
-        value: where c(z) is in the graph.
-        weight: w, the derivative of the loss with respect to c(z).
-        z: where z is in the graph.
-        gradient: the derivative of the term in its z.
-        curvature: its second derivative in each entry of z, where that has been read off the
-            graph; of z's shape or broadcast to it.
-    """
-
-    value: GradientEdge
-    weight: Tensor
-    z: GradientEdge
-    gradient: Tensor
-    curvature: Tensor | None = None
-
-    @property
-    def like(self) -> Tensor:
-        """A tensor of z's shape, dtype and device."""
-        return self.gradient
-
-    def slope(self) -> Tensor:
-        """The derivative of this term in its z, with a graph; shaped like z."""
-        (slope,) = torch.autograd.grad([self.value], [self.z], [self.weight], create_graph=True)
-        return slope
-
-    def hessian_product(self) -> Callable[[Tensor], Tensor]:
-        """U -> Q u for this term, u shaped like z."""
-        slope = self.slope()
-
-        def product(u: Tensor) -> Tensor:
-            if not slope.requires_grad:  # the term is linear in z
-                return torch.zeros_like(u)
-            (result,) = torch.autograd.grad(
-                slope, [self.z], u, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            return result.detach()
-
-        return product
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """The outputs z of a loss.
-
-    Attributes:
-        terms: the convex terms that the loss is a sum of.
-        unrecognised: names of the nodes at which the walk gave up; empty where the terms are
-            the whole loss.
-    """
-
-    terms: list[Term]
-    unrecognised: list[str]
-
-    @property
-    def rows(self) -> int:
-        """R, the number of entries of z over all terms."""
-        return sum(term.like.numel() for term in self.terms)
-
-    def jacobian(self, params: Sequence[Tensor]) -> LinearOperator:
-        """J, R x P: the derivative of z in the parameters."""
-        return jacobian_at(
-            [term.z for term in self.terms], [term.like for term in self.terms], params
-        )
-
-    def hessian(self) -> LinearOperator:
-        """Q, R x R, block-diagonal over the terms.
-
-        Raises:
-            ValueError: no term of the loss was recognised.
-        """
-        if not self.terms:
-            raise ValueError(
-                "no term of the loss was recognised as a convex function of outputs: the walk "
-                f"back from the loss ended at {', '.join(self.unrecognised)}"
-            )
-        products = [term.hessian_product() for term in self.terms]
-        like = [term.like for term in self.terms]
-
-        def product(u: Tensor) -> Tensor:
-            pieces = unflatten(u, like)
-            return flatten(f(piece) for f, piece in zip(products, pieces, strict=True))
-
-        return symmetric(self.rows, product, dtype=like[0].dtype, device=like[0].device)
-
-    def gauss_newton(self, params: Sequence[Tensor]) -> LinearOperator:
-        """G = J^T Q J, P x P.
-
-        Raises:
-            ValueError: no term of the loss was recognised.
-        """
-        Q, J = self.hessian(), self.jacobian(params)
-        return J.T @ Q @ J
 
 
 def find_residuals(loss: Tensor) -> Residuals:
@@ -167,7 +67,7 @@ def find_residuals(loss: Tensor) -> Residuals:
 
 
 def _inside_others(terms: Sequence[Term]) -> list[Term]:
-    """Terms whose c(z) also feeds another term, whose slope their weight then contains."""
+    """Terms whose c(z) also feeds another term, so that their weight contains that one's slope."""
     if len(terms) < 2:
         return []
     # Autograd looks for a path, and computes only what lies on one.
@@ -217,95 +117,3 @@ def _weights(loss: Tensor, edges: Sequence[GradientEdge]) -> list[Tensor]:
     if list(edges) == [torch.autograd.graph.get_gradient_edge(loss)]:
         return [torch.ones_like(loss)]
     return [w.detach() for w in torch.autograd.grad(loss, list(edges), retain_graph=True)]
-
-
-def _only_input(node: Node) -> GradientEdge | None:
-    """The input of a function of one argument; None where the target needs a gradient too."""
-    edges = inputs(node)
-    return edges[0] if len(edges) == 1 else None
-
-
-def _squared(node: Node) -> GradientEdge | None:
-    """x ** 2 and torch.square(x); of |x|_2 ** 2 the entries of x rather than their norm."""
-    if float(saved(node, "exponent")) != 2.0:
-        return None
-    norm = _norm(node)
-    return inputs(node)[0] if norm is None else _only_input(norm)
-
-
-def _norm(node: Node) -> Node | None:
-    """The Euclidean norm that a square is the square of, where it is one."""
-    (base,) = inputs(node)
-    if base.node.name() not in NORMS:
-        return None
-    order = saved(base.node, "ord", saved(base.node, "p"))
-    return base.node if order is None or float(order) == 2.0 else None
-
-
-def _logits(node: Node) -> GradientEdge | None:
-    """The logits of a binary cross-entropy, unless a weight inside it is negative."""
-    weights = [saved(node, "weight"), saved(node, "pos_weight")]
-    if any(weight is not None and bool((weight < 0).any()) for weight in weights):
-        return None
-    return _only_input(node)
-
-
-def _product_with_itself(node: Node) -> GradientEdge | None:
-    """x * x, and x @ x for a vector."""
-    edges = inputs(node)
-    return edges[0] if len(edges) == 2 and edges[0] == edges[1] else None
-
-
-Square = tuple[Tensor, Tensor]
-"""r and q of a term whose derivative in z is q r, and whose second derivative is q."""
-
-
-def _square(node: Node, weight: Tensor) -> Square | None:
-    """z and 2 w, for the square of each entry and for the sum of all squares."""
-    norm = _norm(node) if node.name() == "PowBackward0" else None
-    z = saved(node if norm is None else norm, "self")
-    known = isinstance(z, Tensor) and (weight.shape == z.shape or weight.numel() == 1)
-    return (z, 2 * weight) if known else None
-
-
-def _mean_square(node: Node, weight: Tensor) -> Square | None:
-    """z minus its target and 2 w, or 2 w / R for the mean."""
-    z, target = saved(node, "self"), saved(node, "target")
-    if not (isinstance(z, Tensor) and isinstance(target, Tensor)):
-        return None
-    if node.next_functions[0][0] is None:  # the target is what needs a gradient
-        z, target = target, z
-    return z - target, weight * (2 / z.numel() if saved(node, "reduction") == MEAN else 2)
-
-
-MEAN = 1
-"""How PyTorch numbers reduction="mean"."""
-
-
-@dataclass(frozen=True)
-class Curved:
-    """A function c that is convex, or concave, in one of its inputs.
-
-    Attributes:
-        find: the input, z.
-        sign: 1 where c is convex, -1 where it is concave.
-        square: where c is a square, what node and w say about it; without it, or where it
-            gives None, autograd is asked.
-    """
-
-    find: Callable[[Node], GradientEdge | None]
-    sign: int = 1
-    square: Callable[[Node, Tensor], Square | None] | None = None
-
-
-CURVED: dict[str, Curved] = {
-    "PowBackward0": Curved(_squared, square=_square),
-    "MulBackward0": Curved(_product_with_itself, square=_square),
-    "DotBackward0": Curved(_product_with_itself, square=_square),
-    "MseLossBackward0": Curved(_only_input, square=_mean_square),
-    "HuberLossBackward0": Curved(_only_input),
-    "SmoothL1LossBackward0": Curved(_only_input),
-    "BinaryCrossEntropyWithLogitsBackward0": Curved(_logits),
-    "LogSoftmaxBackward0": Curved(_only_input, -1),
-}
-"""Functions at which the walk ends with a term. One line adds a loss."""
