@@ -321,6 +321,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
         damping = seen.step.damping if self.arguments.damping is None else self.arguments.damping
         space = seen.space
+        if space is not None and space.shift is not None:
+            space = None  # its rows leave out parameters, and a kernel must not
         known, gram = (None, None) if space is None else (space.jacobian, space.gram)
         rows = lambda: rows_in(seen.loss, list(seen.params), self._say, known)  # noqa: E731
         scaling = seen.scaling if self.arguments.damping is None else None

@@ -396,7 +396,7 @@ class RegNewton(torch.optim.Optimizer):
         if reading.space is None:
             return None
         earlier = Scaling.kept(self.state, reading.trials.params)
-        return Scaling.of(reading.space.jacobian).maximum(earlier)
+        return Scaling.of(reading.space.jacobian, reading.space.shift).maximum(earlier)
 
     def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:
         """The step in units of the solution: one number, or P where the groups' `lr` differ."""

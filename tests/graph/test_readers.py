@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 from tests.helpers import randn
 from torch_newton import find_residuals
+from torch_newton.graph.ladder import read_jacobian
 from torch_newton.graph.loss_curvature import output_hessian_root
-from torch_newton.graph.per_sample import read_jacobian
 from torch_newton.graph.readers import READERS, find_uses
+from torch_newton.graph.reading import Request, Rung
 from torch_newton.graph.views import SCALES, VIEWS
 from torch_newton.linalg.flat import flatten
 
 pytestmark = pytest.mark.usefixtures("float64", "held")
 
 Graph = tuple[Tensor, list[Tensor]]
+
+OFF_GRAPH = (Rung.BLOCKS, Rung.SEARCHED)
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +41,15 @@ def check(z: Tensor, params: Iterable[Tensor], unread: int = 0) -> None:
     (term,) = residuals.terms
     root = output_hessian_root(term)
     assert root is not None
-    assert len(find_uses([term.z.node], params).unread) == unread
-    found = read_jacobian([term], params, [root])
+    assert len(find_uses([term.z.node], params).obstacles) == unread
+    reading = read_jacobian(Request([term], params, [root]))
+    found = reading.jacobian
     assert found is not None
+    assert reading.failure is None
+    assert reading.rung in OFF_GRAPH
+    others = {i for i, rung in enumerate(reading.rungs) if rung not in OFF_GRAPH}
+    assert reading.obstacles.keys() == others
+    assert len(others) >= unread
     J = math.sqrt(2) * torch.stack(
         [
             flatten(
@@ -274,9 +283,10 @@ def test_layer_norm_inside_a_differential_equation() -> None:
     residuals = find_residuals(z.square().sum())
     root = output_hessian_root(residuals.terms[0])
     assert root is not None
-    found = read_jacobian(residuals.terms, list(u.parameters()), [root])
+    found = read_jacobian(Request(residuals.terms, list(u.parameters()), [root])).jacobian
     expected = residuals.jacobian(list(u.parameters())).dense() * math.sqrt(2)
-    assert found is None or torch.allclose(found.dense(), expected, atol=1e-12)
+    assert found is not None
+    assert torch.allclose(found.dense(), expected, atol=1e-12)
 
 
 def test_long_chains_of_operations_are_walked_without_recursion() -> None:
@@ -300,13 +310,28 @@ UNREADABLE: dict[str, Callable[[], Graph]] = {
 }
 
 
+OBSTACLES = {
+    "one matrix for each sample": "BmmBackward0",
+    "samples mixed": "MmBackward0",
+    "normalised weights": "DivBackward0",
+}
+
+
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_large_parameters_in_unknown_roles_are_reported(name: str) -> None:
     z, params = UNREADABLE[name]()
     (term,) = find_residuals(z.square().sum()).terms
     root = output_hessian_root(term)
     assert root is not None
-    assert read_jacobian([term], params, [root]) is None
+    reading = read_jacobian(Request([term], params, [root], max_rowwise=z.numel()))
+    assert reading.rungs == (Rung.ROWS,)
+    assert OBSTACLES[name] in reading.obstacles[0]
+    reading = read_jacobian(Request([term], params, [root], max_rowwise=z.numel() - 1))
+    assert reading.jacobian is None
+    assert reading.rungs == (Rung.NONE,)
+    assert reading.left_out == (0,)
+    assert OBSTACLES[name] in reading.obstacles[0]
+    assert reading.complaint(params) is None
 
 
 def test_every_reader_and_view_is_met_by_a_graph_above() -> None:

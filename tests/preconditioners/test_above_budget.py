@@ -14,7 +14,7 @@ from tests.helpers import mlp, randn, symmetric_with
 from torch_newton import RegNewton, find_residuals, from_dense
 from torch_newton.linalg.factored_jacobian import FactoredJacobian
 from torch_newton.preconditioners import function_space
-from torch_newton.preconditioners.function_space import read_rows
+from torch_newton.preconditioners.linearized_loss import linearize
 from torch_newton.preconditioners.nystrom import Nystrom, approximation, damped_inverse
 from torch_newton.preconditioners.sampled_rows import SampledRows, SampledSpace, sample
 from torch_newton.step import Path
@@ -31,9 +31,9 @@ def fit(rows: int = 60) -> tuple[list[torch.nn.Parameter], Tensor]:
 
 def jacobian(rows: int = 60) -> FactoredJacobian:
     params, loss = fit(rows)
-    found = read_rows(find_residuals(loss), params)
+    found = linearize(find_residuals(loss), params, None)
     assert found is not None
-    return found[0]
+    return found.jacobian
 
 
 def test_squared_norms_and_chosen_rows_are_those_of_the_matrix() -> None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from tests.helpers import randn
 from torch_newton import RegNewton, find_residuals, gradient
-from torch_newton.graph import per_sample as rows
-from torch_newton.graph import readers
-from torch_newton.graph.fallback import jacobian_by_autograd
+from torch_newton.graph import check, readers
+from torch_newton.graph.by_autograd import rows
+from torch_newton.graph.ladder import read_jacobian
 from torch_newton.graph.loss_curvature import output_hessian_root
-from torch_newton.graph.per_sample import read_jacobian
-from torch_newton.graph.readers import Use
+from torch_newton.graph.reading import Request, Rung
+from torch_newton.graph.use import Use
 from torch_newton.graph.views import VIEWS
 from torch_newton.preconditioners.function_space import FunctionSpace, function_space
 from torch_newton.step import Path
@@ -184,11 +184,10 @@ def test_rows_read_off_the_graph_are_those_of_autograd(make: Callable[[], Proble
     residuals = find_residuals(loss())
     assert not residuals.unrecognised
     roots = [output_hessian_root(term) for term in residuals.terms]
-    found = read_jacobian(residuals.terms, params, [r for r in roots if r is not None])
-    expected = jacobian_by_autograd(residuals.terms, params, [r for r in roots if r is not None])
+    request = Request(residuals.terms, params, [r for r in roots if r is not None])
+    found = read_jacobian(request).jacobian
     assert found is not None
-    assert expected is not None
-    J = expected.dense()
+    J = rows(request, range(len(params))).jacobian.dense()
     scale = float(J.abs().max())
     torch.testing.assert_close(found.dense(), J, rtol=0, atol=1e-13 * scale)
     torch.testing.assert_close(found.gram(), J @ J.T, rtol=0, atol=1e-12 * scale**2)
@@ -245,7 +244,11 @@ def test_graphs_that_cannot_be_read_are_reported(make: Callable[[], Problem]) ->
     residuals = find_residuals(loss())
     root = output_hessian_root(residuals.terms[0])
     assert root is not None
-    assert read_jacobian(residuals.terms, params, [root]) is None
+    reading = read_jacobian(Request(residuals.terms, params, [root], max_rowwise=0))
+    assert reading.failure is None
+    assert reading.left_out or reading.rung is Rung.COLUMNS
+    for i, rung in enumerate(reading.rungs):
+        assert (i in reading.obstacles) == (rung in {Rung.COLUMNS, Rung.ROWS, Rung.NONE})
 
 
 def test_rows_that_mix_samples_are_noticed() -> None:
@@ -255,7 +258,10 @@ def test_rows_that_mix_samples_are_noticed() -> None:
     residuals = find_residuals(loss)
     root = output_hessian_root(residuals.terms[0])
     assert root is not None
-    assert read_jacobian(residuals.terms, list(net.parameters()), [root]) is None
+    request = Request(residuals.terms, list(net.parameters()), [root], max_rowwise=0)
+    reading = read_jacobian(request)
+    assert not {Rung.BLOCKS, Rung.SEARCHED} & set(reading.rungs)
+    assert all("mixes samples" in what for what in reading.obstacles.values())
 
 
 def one_step(problem: Problem, **options: object) -> tuple[Tensor, RegNewton]:
@@ -339,8 +345,19 @@ def test_structure_that_was_read_wrongly_is_found_out(
     if change is turned and make is convolution:
         pytest.skip("its only matrix is a row")
     corrupt(monkeypatch, change)
+    right = rows(Request(residuals.terms, params, roots), range(len(params))).jacobian.dense()
     for known in (None, (target, gradient)):
-        assert read_jacobian(residuals.terms, params, roots, known) is None
+        reading = read_jacobian(Request(residuals.terms, params, roots, known))
+        assert reading.failure is None
+        assert reading.jacobian is not None
+        assert not reading.left_out
+        atol = 1e-12 * float(right.abs().max())
+        torch.testing.assert_close(reading.jacobian.dense(), right, rtol=0, atol=atol)
+        assert reading.obstacles
+        if change in {scaled, rolled, turned}:  # what else is read is right
+            assert all("misread" in what or "mixes" in what for what in reading.obstacles.values())
+        else:
+            assert Rung.BLOCKS not in reading.rungs
 
 
 @pytest.mark.parametrize("make", SOLVED)
@@ -358,7 +375,7 @@ def test_the_direction_does_not_depend_on_the_structure_found(
     torch.testing.assert_close(corrupted, expected, rtol=1e-7, atol=1e-10)
     with monkeypatch.context() as patch:
         corrupt(patch, scaled)  # believed: a worse preconditioner of the same system
-        patch.setattr(rows, "_explains", lambda *arguments: True)
+        patch.setattr(check, "explains", lambda *arguments: True)
         believed, _ = agreeing_step(make)
     torch.testing.assert_close(believed, expected, rtol=1e-7, atol=1e-10)
 

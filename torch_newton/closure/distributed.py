@@ -139,6 +139,8 @@ class Ranks:
         """The rows of all ranks; None where some rank has none, or they exceed the budget."""
         if not self.active:
             return space
+        if space is not None and space.shift is not None:
+            space = None  # ranks need not leave out the same parameters
         world = dist.get_world_size(self._group)
         mine = 0 if space is None else space.jacobian.rows
         rows = [int(n) for n in self._gather(torch.tensor([mine], device=like.device))[:, 0]]

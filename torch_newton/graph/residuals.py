@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from ..autodiff.nodes import inputs
 from .convex import CURVED, NORMS, Curved
+from .guard import attempt, warn_unreadable
 from .terms import Residuals, Term
 
 __all__ = ["CURVED", "LINEAR", "NORMS", "Residuals", "Term", "find_residuals"]
@@ -36,7 +37,19 @@ LINEAR = {
 
 
 def find_residuals(loss: Tensor) -> Residuals:
-    """Walk back from `loss`, a scalar with its graph, to the outputs that it is made of."""
+    """Walk back from `loss`, a scalar with its graph, to the outputs that it is made of.
+
+    An error in that is a warning, and leaves a loss without terms.
+    """
+    found, failure = attempt(lambda: _walk(loss))
+    if found is None:
+        message = f"reading the terms of the loss off its graph failed ({failure})"
+        warn_unreadable(message, stacklevel=2)
+        return Residuals([], [str(failure)])
+    return found
+
+
+def _walk(loss: Tensor) -> Residuals:
     candidates: list[tuple[GradientEdge, GradientEdge, Curved]] = []
     unrecognised: list[str] = []
     seen: set[tuple[Node, int]] = set()

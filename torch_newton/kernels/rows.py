@@ -1,8 +1,8 @@
 r"""The rows of J = dz/dtheta that a tangent kernel is made of.
 
-They are read off the autograd graph as per-sample factors (`jacobian`), which takes a few backward
-passes for all of them and makes :math:`J J^T` a sum of products of small Gram matrices; where the
-graph cannot be read they are taken by batched backward passes.
+They are read off the autograd graph as per-sample factors (`graph.ladder`), which takes a few
+backward passes for all of them and makes :math:`J J^T` a sum of products of small Gram matrices;
+the columns of parameters for which that fails are formed by batched backward passes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from ..autodiff.nodes import leaf
-from ..autodiff.products import jacobian, jacobian_at
+from ..autodiff.products import jacobian_at
+from ..graph.guard import warn_unreadable
+from ..graph.ladder import read_jacobian
 from ..graph.loss_curvature import OutputHessianRoot, output_hessian_root
-from ..graph.per_sample import read_jacobian
+from ..graph.reading import Request
 from ..graph.residuals import Residuals, Term, find_residuals
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.flat import flatten
-from ..linalg.operators import LinearOperator
 
 JACOBIAN_ENTRIES = 2**27
 """At most so many entries of J are formed, one GiB in double precision."""
@@ -69,16 +69,50 @@ def jacobian_of(outputs: Tensor, params: Sequence[Tensor]) -> FactoredJacobian:
     edge = get_gradient_edge(outputs)
     like = torch.zeros_like(outputs)
     term = Term(edge, like, edge, like)
-    read = read_jacobian([term], params, [_identity(term)])
-    return formed(jacobian(outputs, params), params) if read is None else read
+    return _jacobian([term], params)
 
 
-def formed(J: LinearOperator, params: Sequence[Tensor]) -> FactoredJacobian:
+def _jacobian(
+    terms: Sequence[Term],
+    params: Sequence[Tensor],
+    weighted: tuple[FactoredJacobian, Sequence[OutputHessianRoot]] | None = None,
+) -> FactoredJacobian:
+    """J of all parameters: read off the graph, or formed where that is not possible.
+
+    Args:
+        terms: with R outputs in all.
+        params: the P parameters.
+        weighted: J and the square root of each term's Q, where Q^{1/2} J is wanted.
+
+    Raises:
+        KernelError: what must be formed has more than `JACOBIAN_ENTRIES` entries.
+    """
+    roots = [_identity(term) for term in terms] if weighted is None else weighted[1]
+    # Rows are formed below, in batches that fit the caches.
+    reading = read_jacobian(Request(terms, params, roots, max_rowwise=0))
+    warn_unreadable(reading.complaint(params) if reading.failure else None, stacklevel=4)
+    factors: list[Factor | None] = [None] * len(params)
+    if reading.jacobian is not None:
+        factors = list(reading.jacobian.factors)
+    if reading.left_out:
+        left_out = [params[i] for i in reading.left_out]
+        if weighted is None:
+            J = _formed(terms, left_out)
+        else:
+            plain = [weighted[0].factors[i] for i in reading.left_out]
+            J = _mixed(FactoredJacobian(plain, left_out, weighted[0].rows).dense(), roots)
+        for i, factor in zip(reading.left_out, of_matrix(J, left_out).factors, strict=True):
+            factors[i] = factor
+    return FactoredJacobian(factors, params, sum(term.like.numel() for term in terms))
+
+
+def _formed(terms: Sequence[Term], params: Sequence[Tensor]) -> Tensor:
     """J by one backward pass a row, in batches.
 
     Raises:
         KernelError: there are more than `JACOBIAN_ENTRIES` entries.
     """
+    J = jacobian_at([term.z for term in terms], [term.like for term in terms], params)
     rows, columns = J.shape
     if rows * columns > JACOBIAN_ENTRIES:
         raise KernelError(
@@ -86,7 +120,7 @@ def formed(J: LinearOperator, params: Sequence[Tensor]) -> FactoredJacobian:
             f"{rows} x {columns} is too large to form: take fewer samples, or the extreme "
             "eigenvalues of tangent_kernel(outputs, params), which needs products only"
         )
-    return of_matrix(J.T.dense().T, params)
+    return J.T.dense().T
 
 
 def of_matrix(J: Tensor, params: Sequence[Tensor]) -> FactoredJacobian:
@@ -116,7 +150,7 @@ def rows_of_loss(
         KernelError: the rows must be formed, and are too many.
     """
     found = find_residuals(loss)
-    terms = [term for term in found.terms if leaf(term.z.node) is None]
+    terms = found.of_outputs
     if not terms:
         return None, found.unrecognised
     roots = [output_hessian_root(term) for term in terms]
@@ -126,7 +160,7 @@ def rows_of_loss(
     if known is not None and scale is not None and known.rows == len(scale) and bool(scale.all()):
         plain = _scaled(known, 1 / scale)
     else:
-        plain, known = _plain(terms, params), None
+        plain, known = _jacobian(terms, params), None
     if len(found_roots) < len(roots):
         weighted, rank = _weighted_densely(plain, terms, params)
         return Rows(plain, weighted, None, rank), found.unrecognised
@@ -135,8 +169,7 @@ def rows_of_loss(
         constant = float(scale[0]) if bool((scale == scale[0]).all()) else 0.0
         weighted = _scaled(plain, scale) if known is None else known
         return Rows(plain, weighted, constant or None, rank), found.unrecognised
-    read = read_jacobian(terms, params, found_roots)
-    weighted = of_matrix(_mixed(plain.dense(), found_roots), params) if read is None else read
+    weighted = _jacobian(terms, params, (plain, found_roots))
     return Rows(plain, weighted, None, rank), found.unrecognised
 
 
@@ -151,14 +184,6 @@ def rows_of_outputs(outputs: Tensor, params: Sequence[Tensor]) -> Rows:
     scale = 1 / math.sqrt(samples)
     weights = torch.full((plain.rows,), scale, dtype=torch.float64).to(outputs)
     return Rows(plain, _scaled(plain, weights), scale, plain.rows)
-
-
-def _plain(terms: Sequence[Term], params: Sequence[Tensor]) -> FactoredJacobian:
-    read = read_jacobian(terms, params, [_identity(term) for term in terms])
-    if read is not None:
-        return read
-    edges, like = [term.z for term in terms], [term.like for term in terms]
-    return formed(jacobian_at(edges, like, params), params)
 
 
 def _identity(term: Term) -> OutputHessianRoot:

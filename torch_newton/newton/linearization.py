@@ -117,8 +117,13 @@ class Linearization:
     def _gauss_newton(self) -> LinearOperator:
         if self.residuals is None:
             raise ClosureError("curvature='gauss_newton' needs the terms of the loss")
-        if self.sampled is not None and self.sampled.jacobian.rows == self.residuals.rows:
-            return self.sampled.gauss_newton()
+        sampled = self.sampled
+        if (
+            sampled is not None
+            and sampled.jacobian.rows == self.residuals.rows
+            and sampled.shift is None
+        ):
+            return sampled.gauss_newton()
         return self.residuals.gauss_newton(self.trials.params)
 
 
@@ -146,6 +151,7 @@ def read(
         at_damping = sampled.at
     recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
     complete = space is not None and residuals is not None and space.jacobian.rows == residuals.rows
+    complete = complete and space is not None and space.shift is None  # no parameter left out
     if trials.ranks.active:
         everywhere = trials.ranks.everywhere
         recognised, complete = everywhere(recognised, loss), everywhere(complete, loss)

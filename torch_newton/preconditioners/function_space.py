@@ -13,44 +13,56 @@ the network is wide, whatever the conditioning of its tangent kernel.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..autodiff.nodes import leaf
-from ..graph.fallback import jacobian_by_autograd
-from ..graph.loss_curvature import OutputHessianRoot, output_hessian_root
-from ..graph.per_sample import read_jacobian
-from ..graph.residuals import Residuals, Term, find_residuals
+from ..graph.reading import Reading
+from ..graph.residuals import Residuals
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.flat import flatten
 from ..linalg.operators import LinearOperator, symmetric
 from ..linalg.symmetric_product import symmetric_product
+from .damped_inverse import DampedInverse
+from .linearized_loss import TargetAt, linearize
 from .scaling import Scaling
 
-TargetAt = Callable[[Tensor], Tensor | None]
-"""A loss with its graph -> its target, R entries."""
+__all__ = [
+    "MAX_ENTRIES",
+    "MAX_SIZE",
+    "DampedInverse",
+    "FunctionSpace",
+    "function_space",
+    "within_budget",
+]
 
 MAX_SIZE = 3000
-"""The smaller of R and P up to which a Cholesky factor of that size is formed at each step."""
+"""The smaller of R and P up to which a Cholesky factor of that size is formed at each step: of
+3,000 it takes n^3/3 = 9e9 operations, some tenths of a second on one core, and 72 MB."""
 
 MAX_ENTRIES = 50_000_000
-"""Entries of a Jacobian up to which it is formed where P is smaller than R."""
+"""Entries of a Jacobian up to which it is formed where P is smaller than R: 400 MB in double
+precision."""
+
+NOTHING = 1e-8
+"""A gradient counts as J^T target up to this share of it, the square root of double precision's
+epsilon: rounding stays below, and what a loss has besides, such as weight decay, does not."""
 
 
 class FunctionSpace:
-    """A Gauss-Newton matrix as its rows, and its damped inverse.
+    """A Gauss-Newton matrix as its per-sample Jacobian, and its damped inverse.
 
     Attributes:
-        jacobian: the rows, R x P, with the square root of Q multiplied in.
+        jacobian: R x P, with the square root of Q multiplied in.
         target: R entries, Q^{-1/2} times the slope of the loss in z.
         target_at: the same of the loss at another point, with the Q of this one; None where
             that is made of other terms.
         gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
+        shift: P entries, which the damped inverse adds to the diagonal of J^T J: an estimate of
+            the trace of their block for parameters that J leaves out, zero for others; None
+            where J leaves none out.
+        reading: how the Jacobian was read; None for one that was not read off a graph.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
     """
@@ -61,11 +73,15 @@ class FunctionSpace:
         target: Tensor,
         gradient: Tensor | None = None,
         target_at: TargetAt = lambda loss: None,
+        shift: Tensor | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.jacobian = jacobian
         self.target = target
         self.target_at = target_at
         self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
+        self.shift = shift
+        self.reading = reading
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
 
@@ -78,8 +94,15 @@ class FunctionSpace:
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
-        gradient = scaling.vector * self.gradient
-        return FunctionSpace(scaling.apply(self.jacobian), self.target, gradient, self.target_at)
+        e = scaling.vector
+        return FunctionSpace(
+            scaling.apply(self.jacobian),
+            self.target,
+            e * self.gradient,
+            self.target_at,
+            None if self.shift is None else e.square() * self.shift,
+            self.reading,
+        )
 
     def times(self, number: float) -> FunctionSpace:
         """The same of the loss times the square of a number."""
@@ -89,7 +112,12 @@ class FunctionSpace:
             return None if found is None else found * number
 
         return FunctionSpace(
-            self.jacobian.times(number), self.target * number, self.gradient * number**2, target_at
+            self.jacobian.times(number),
+            self.target * number,
+            self.gradient * number**2,
+            target_at,
+            None if self.shift is None else self.shift * number**2,
+            self.reading,
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
@@ -97,10 +125,10 @@ class FunctionSpace:
         if gradient is self.gradient:
             return None
         rest, norm = gradient - self.gradient, torch.linalg.vector_norm
-        return None if float(norm(rest)) <= 1e-8 * float(norm(gradient)) else rest
+        return None if float(norm(rest)) <= NOTHING * float(norm(gradient)) else rest
 
     def gauss_newton(self) -> LinearOperator:
-        """The Gauss-Newton matrix of the terms, P x P."""
+        """The Gauss-Newton matrix of the terms, P x P; without the parameters that are left out."""
         return symmetric(
             self.size,
             lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
@@ -115,54 +143,7 @@ class FunctionSpace:
 
     def at(self, damping: float) -> DampedInverse:
         """The inverse of the Gauss-Newton matrix plus `damping` times the identity."""
-        return DampedInverse(self, damping, _cholesky(self.gram, damping))
-
-
-@dataclass(frozen=True)
-class DampedInverse:
-    """The inverse of the Gauss-Newton matrix plus lambda I, for one lambda."""
-
-    space: FunctionSpace
-    damping: float
-    factor: Tensor
-
-    def operator(self) -> LinearOperator:
-        """The inverse as an operator, P x P."""
-        size = self.space.size
-        return symmetric(size, self._product, dtype=self.factor.dtype, device=self.factor.device)
-
-    def step(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The Gauss-Newton step :math:`d = -(\hat J^T \hat J + \lambda I)^{-1} g`, and J d.
-
-        The part of g that is :math:`\hat J^T` times the target is inverted without a division
-        by lambda, and so without the cancellation that a small lambda brings.
-        """
-        jacobian = self.space.jacobian
-        if not self.space.dual:
-            direction = -self._solve(gradient)
-            return direction, jacobian.matvec(direction)
-        solution = self._solve(-self.space.target)
-        direction = jacobian.rmatvec(solution)
-        rest = self.space.rest(gradient)
-        if rest is None:
-            return direction, self.space.gram @ solution
-        direction = direction - self._product(rest)
-        return direction, jacobian.matvec(direction)
-
-    def correction(self, remainder: Tensor) -> Tensor:
-        r"""The step :math:`-(\hat J^T \hat J + \lambda I)^{-1} \hat J^T e` for R entries e."""
-        if self.space.dual:
-            return -self.space.jacobian.rmatvec(self._solve(remainder))
-        return -self._solve(self.space.jacobian.rmatvec(remainder))
-
-    def _product(self, v: Tensor) -> Tensor:
-        if not self.space.dual:
-            return self._solve(v)
-        jacobian = self.space.jacobian
-        return (v - jacobian.rmatvec(self._solve(jacobian.matvec(v)))) / self.damping
-
-    def _solve(self, u: Tensor) -> Tensor:
-        return torch.cholesky_solve(u.unsqueeze(1), self.factor).squeeze(1)
+        return DampedInverse.of(self, damping)
 
 
 def function_space(
@@ -183,89 +164,16 @@ def function_space(
     """
     if not within_budget(residuals, params):
         return None
-    found = read_rows(residuals, params, gradient)
-    return None if found is None else FunctionSpace(*found)
+    found = linearize(residuals, params, gradient)
+    if found is None:
+        return None
+    return FunctionSpace(
+        found.jacobian, found.target, found.gradient, found.target_at, found.shift, found.reading
+    )
 
 
 def within_budget(residuals: Residuals, params: Sequence[Tensor]) -> bool:
     """Whether a system of as many rows, or as many parameters, can be factored at each step."""
     size = sum(param.numel() for param in params)
-    rows = sum(term.like.numel() for term in _of_outputs(residuals))
+    rows = sum(term.like.numel() for term in residuals.of_outputs)
     return min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES)
-
-
-def _of_outputs(residuals: Residuals) -> list[Term]:
-    return [term for term in residuals.terms if leaf(term.z.node) is None]
-
-
-def read_rows(
-    residuals: Residuals,
-    params: Sequence[Tensor],
-    gradient: Tensor | None = None,
-) -> tuple[FactoredJacobian, Tensor, Tensor | None, TargetAt] | None:
-    """What a `FunctionSpace` is made of, for any number of rows."""
-    terms = _of_outputs(residuals)
-    if not terms:
-        return None
-    roots: list[OutputHessianRoot] = []
-    for term in terms:
-        root = output_hessian_root(term)
-        if root is None:
-            return None
-        roots.append(root)
-    pieces = [root.solve(term.gradient) for term, root in zip(terms, roots, strict=True)]
-    target = flatten(pieces)
-    whole = len(terms) == len(residuals.terms) and not residuals.unrecognised
-    if not (whole and _reach(pieces, terms, roots)):
-        gradient = None  # of more than these rows
-    known = None if gradient is None else (target, gradient)
-    jacobian = read_jacobian(terms, params, roots, known)
-    if jacobian is None:
-        jacobian = jacobian_by_autograd(terms, params, roots)
-    if jacobian is None:
-        return None
-    return jacobian, target, gradient, _Elsewhere([term.like.shape for term in terms], roots)
-
-
-@dataclass(frozen=True)
-class _Elsewhere:
-    """Reads the target at other points, off the graph of the loss there."""
-
-    shapes: list[torch.Size]
-    roots: list[OutputHessianRoot]
-
-    def __call__(self, loss: Tensor) -> Tensor | None:
-        terms = _of_outputs(find_residuals(loss))
-        if [term.like.shape for term in terms] != self.shapes:
-            return None
-        pairs = zip(self.roots, terms, strict=True)
-        return flatten(root.solve(term.gradient) for root, term in pairs)
-
-
-def _reach(
-    pieces: Sequence[Tensor], terms: Sequence[Term], roots: Sequence[OutputHessianRoot]
-) -> bool:
-    """Whether Q^{1/2} times the pieces is the slope of the loss in z.
-
-    It is not where a loss has slope but no second derivative, as Huber's has far out.
-    """
-    norm, tolerance = torch.linalg.vector_norm, torch.finfo(pieces[0].dtype).eps ** 0.75
-    return all(
-        bool(norm(root.apply(piece) - term.gradient) <= tolerance * norm(term.gradient))
-        for piece, term, root in zip(pieces, terms, roots, strict=True)
-        if term.curvature is None  # a square has slope only where it has curvature
-    )
-
-
-def _cholesky(gram: Tensor, damping: float) -> Tensor:
-    """The factor of gram + damping I; more damping where rounding has made that indefinite."""
-    shift = damping
-    while True:
-        shifted = gram.clone()
-        shifted.diagonal().add_(shift)
-        factor: Tensor
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if int(info) == 0 or not math.isfinite(shift):
-            return factor
-        limits = torch.finfo(gram.dtype)
-        shift = max(10 * shift, limits.tiny, limits.eps * float(gram.diagonal().mean()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .function_space import FunctionSpace
+from .function_space import NOTHING, FunctionSpace
 
 
 def least_squares_step(space: FunctionSpace, gradient: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def least_squares_step(space: FunctionSpace, gradient: Tensor) -> Tensor:
     jacobian, target = space.jacobian, space.target
     rest = gradient - jacobian.rmatvec(target)
     norm = torch.linalg.vector_norm
-    exact = bool(norm(rest) <= 1e-8 * norm(gradient))
+    exact = bool(norm(rest) <= NOTHING * norm(gradient))
     if space.dual:
         squares, U = torch.linalg.eigh(space.gram)
         inverse = _inverse(squares, len(squares))

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..graph.reading import Reading
 from ..graph.residuals import Residuals, find_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, symmetric
 from .base import AtDamping
-from .function_space import FunctionSpace, read_rows
+from .function_space import FunctionSpace
+from .linearized_loss import linearize
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,23 @@ class SampledSpace:
 
     Attributes:
         jacobian: all rows, R x P.
+        shift: see `FunctionSpace`; None where the Jacobian leaves out no parameter.
+        reading: how the Jacobian was read; None for one that was not read off a graph.
     """
 
-    def __init__(self, jacobian: FactoredJacobian, count: int) -> None:
+    def __init__(
+        self,
+        jacobian: FactoredJacobian,
+        count: int,
+        shift: Tensor | None = None,
+        reading: Reading | None = None,
+    ) -> None:
         self.jacobian = jacobian
+        self.shift = shift
+        self.reading = reading
         chosen = sample(jacobian, count)
-        self._space = FunctionSpace(chosen, chosen.like[0].new_zeros(chosen.rows))
+        target = chosen.like[0].new_zeros(chosen.rows)
+        self._space = FunctionSpace(chosen, target, shift=shift)
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of all rows, P x P."""
@@ -79,14 +92,21 @@ def sampled_space(
     count: int = 1000,
 ) -> SampledSpace | None:
     """The arguments are those of `function_space`; of any number of rows `count` are used."""
-    found = read_rows(residuals, params, gradient)
-    return None if found is None else SampledSpace(found[0], count)
+    found = linearize(residuals, params, gradient)
+    return (
+        None if found is None else SampledSpace(found.jacobian, count, found.shift, found.reading)
+    )
+
+
+EVEN = 1e-3
+"""Share of the draws that goes to all rows alike, so that no row that is drawn is multiplied by
+more than the root of 1 / EVEN = 32 times what an even draw would multiply it by."""
 
 
 def sample(jacobian: FactoredJacobian, count: int) -> FactoredJacobian:
     """`count` rows, drawn independently and scaled; the same ones at each call."""
     weights = jacobian.squared_norms()
-    weights = weights + 1e-3 * weights.mean()
+    weights = weights + EVEN * weights.mean()
     probability = weights / weights.sum()
     generator = torch.Generator().manual_seed(0)
     drawn = torch.multinomial(probability.cpu().double(), count, True, generator=generator)

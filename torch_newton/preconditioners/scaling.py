@@ -48,9 +48,23 @@ class Scaling:
     like: Sequence[Tensor]
 
     @classmethod
-    def of(cls, jacobian: FactoredJacobian) -> Scaling:
-        """D of these rows alone."""
+    def of(cls, jacobian: FactoredJacobian, shift: Tensor | None = None) -> Scaling:
+        """D of these rows alone.
+
+        Args:
+            jacobian: the rows, R x P.
+            shift: tau, an estimate of the trace of their block of J^T J, for parameters that
+                the Jacobian leaves out, zero for others (`left_out.shift_of`); D is the mean of
+                that block's diagonal for them.
+        """
         parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        if shift is not None:
+            mean = shift / shift.count_nonzero().clamp_min(1)
+            pieces = torch.split(mean, [param.numel() for param in jacobian.like])
+            parts = [
+                (piece,) if part is None and bool(piece.any()) else part
+                for part, piece in zip(parts, pieces, strict=True)
+            ]
         return cls(parts, jacobian.like)
 
     @classmethod

@@ -1,0 +1,106 @@
+"""Columns or rows of a Jacobian one at a time: for any graph, but slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from ..autodiff.products import check_twice_differentiable
+from ..linalg.factor import Factor
+from .assembly import Part
+from .reading import Found, Request
+
+MAX_COLUMNWISE = 64
+"""Entries of parameters up to which their columns are taken one at a time. Each takes a backward
+pass through a backward pass, as a Hessian product does, of which a step takes some tens."""
+
+
+def columns(request: Request, wanted: Collection[int]) -> Found:
+    r"""The columns, where there are few, and fewer than rows.
+
+    :math:`\hat J e_p` is the derivative in u of :math:`(\hat J^T u)_p`.
+    """
+    entries, rows = sum(request.params[i].numel() for i in wanted), sum(request.sizes)
+    if entries > MAX_COLUMNWISE or request.max_rowwise >= rows <= entries:
+        return Found(request)
+    us = [torch.zeros_like(term.like, requires_grad=True) for term in request.terms]
+    weights = [root.apply(u) for root, u in zip(request.roots, us, strict=True)]
+    chosen = sorted(wanted)
+    try:
+        gradients = torch.autograd.grad(
+            [term.z for term in request.terms],
+            [request.params[i] for i in chosen],
+            weights,
+            create_graph=True,
+            allow_unused=True,
+        )
+        check_twice_differentiable(gradients)
+        found = {
+            i: _derivative(gradient, us)
+            for i, gradient in zip(chosen, gradients, strict=True)
+            if gradient is not None and gradient.requires_grad
+        }
+    except RuntimeError:  # a backward pass without a derivative
+        return Found(request)
+    parts: list[Part] = [{} for _ in request.terms]
+    for i, matrix in found.items():
+        for part, piece in zip(parts, torch.split(matrix, request.sizes), strict=True):
+            part[i] = Factor(piece[:, None], None)
+    return Found(request, parts, frozenset(wanted))
+
+
+def _derivative(gradient: Tensor, us: Sequence[Tensor]) -> Tensor:
+    """R x n: the derivative in all u of each of n entries."""
+    columns = []
+    for entry in gradient.reshape(-1).unbind():
+        pieces = torch.autograd.grad(
+            entry, us, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        columns.append(torch.cat([piece.reshape(-1) for piece in pieces]))
+    return torch.stack(columns, 1)
+
+
+def rows(request: Request, wanted: Collection[int]) -> Found:
+    """The rows, where there are not many: one backward pass a row, all rows of a term at once."""
+    if sum(request.sizes) > request.max_rowwise:
+        return Found(request)
+    chosen = sorted(wanted)
+    parts: list[Part] = []
+    for term, root, size in zip(request.terms, request.roots, request.sizes, strict=True):
+        units = torch.eye(size).to(term.like).reshape(size, *term.like.shape)
+        units = torch.stack([root.apply(unit) for unit in units])
+        gradients = _batched_gradients(term.z, [request.params[i] for i in chosen], units)
+        parts.append(
+            {
+                i: Factor(gradient.reshape(size, 1, -1), None)
+                for i, gradient in zip(chosen, gradients, strict=True)
+                if gradient is not None
+            }
+        )
+    return Found(request, parts, frozenset(wanted))
+
+
+def _batched_gradients(
+    z: GradientEdge, params: Sequence[Tensor], units: Tensor
+) -> Sequence[Tensor | None]:
+    def gradients(weights: Tensor, batched: bool) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(
+            [z],
+            list(params),
+            [weights],
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=batched,
+        )
+
+    try:
+        return gradients(units, True)
+    except RuntimeError:  # an operation that cannot be vectorised
+        each = [gradients(unit, False) for unit in units]
+    return [
+        None if column[0] is None else torch.stack([g for g in column if g is not None])
+        for column in zip(*each, strict=True)
+    ]

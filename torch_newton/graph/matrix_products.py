@@ -1,0 +1,69 @@
+"""Readers of products with a weight matrix or a vector of weights."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from ..autodiff.nodes import saved
+from .broadcasts import broadcast
+from .use import Reader, Use, matrix
+from .views import View
+
+
+def _entries(cotangent: Tensor) -> Tensor:
+    """Rows of one entry."""
+    return cotangent[:, None]
+
+
+def _columns(cotangent: Tensor) -> Tensor:
+    """Samples are columns."""
+    return matrix(cotangent.mT)
+
+
+def _matmul(node: Node, argument: int, view: View, first: str, second: str) -> Use | None:
+    """A @ B, also of batches, with W or its transpose as one of the two."""
+    if view.shape is None or math.prod(view.shape[:-2]) != 1:  # one matrix for each of a batch
+        return None
+    other = saved(node, first if argument == 1 else second)
+    if other is None:
+        return None
+    output = GradientEdge(node, 0)
+    if argument == 1:
+        return Use(view.param, output, matrix, matrix(other), view.transposed)
+    return Use(view.param, output, _columns, _columns(other), not view.transposed)
+
+
+def _mm(node: Node, argument: int, view: View) -> Use | None:
+    return _matmul(node, argument, view, "self", "mat2")
+
+
+def _addmm(node: Node, argument: int, view: View) -> Use | None:
+    """c + A @ B, with b as c or W as one of A and B."""
+    if saved(node, "alpha", 1) != 1 or saved(node, "beta", 1) != 1:
+        return None
+    if argument == 0:
+        return broadcast(node, view)
+    if node.name() == "BaddbmmBackward0":
+        return _matmul(node, argument - 1, view, "batch1", "batch2")
+    return _matmul(node, argument - 1, view, "mat1", "mat2")
+
+
+def _mv(node: Node, argument: int, view: View) -> Use | None:
+    """A @ w for a vector w."""
+    operand = saved(node, "self")
+    if argument != 1 or operand is None:
+        return None
+    return Use(view.param, GradientEdge(node, 0), _entries, operand)
+
+
+MATRIX_PRODUCTS: dict[str, Reader] = {
+    "AddmmBackward0": _addmm,
+    "BaddbmmBackward0": _addmm,
+    "BmmBackward0": _mm,
+    "MmBackward0": _mm,
+    "MvBackward0": _mv,
+}
+"""What a matrix product is called, of two matrices, of batches of them and of a vector."""

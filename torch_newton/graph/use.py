@@ -1,0 +1,44 @@
+"""One place where a parameter enters a graph, as a reader describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from .views import View
+
+Rows = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place where a parameter enters.
+
+    Attributes:
+        param: which one.
+        output: what the operation returned.
+        rows: makes n x a rows of the cotangent there, linearly.
+        operand: n x b; None where the cotangent's rows, summed over those of one sample, are
+            the derivative.
+        cotangent_is_left: whether the derivative is a x b, rather than b x a.
+        scale: a number that the derivative is multiplied by.
+    """
+
+    param: int
+    output: GradientEdge
+    rows: Rows
+    operand: Tensor | None
+    cotangent_is_left: bool = True
+    scale: float = 1.0
+
+
+Reader = Callable[[Node, int, View], Use | None]
+"""(node, which of its arguments is the parameter, how it sees it) -> the use; None if unknown."""
+
+
+def matrix(cotangent: Tensor) -> Tensor:
+    """All dimensions but the last one as rows."""
+    return cotangent.reshape(-1, cotangent.shape[-1])
