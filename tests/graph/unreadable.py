@@ -1,0 +1,87 @@
+"""Networks one layer of which uses its weight in a way that no reader knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.helpers import Problem, problem_of, randn
+
+Use = Callable[[Tensor, Tensor], Tensor]
+
+
+class Cubed(torch.autograd.Function):
+    """w + w^3 entry by entry: twice differentiable, and unknown to every reader."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(w: Tensor) -> Tensor:
+        return w + w**3
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor) -> Tensor:
+        (w,) = ctx.saved_tensors
+        return cotangent * (1 + 3 * w**2)
+
+
+def custom(x: Tensor, w: Tensor) -> Tensor:
+    return x @ Cubed.apply(w).T
+
+
+def normalised(x: Tensor, w: Tensor) -> Tensor:
+    return x @ F.normalize(w, dim=1).T
+
+
+def slices(x: Tensor, w: Tensor) -> Tensor:
+    half = len(w) // 2
+    return torch.cat([x @ w[:half].T, x @ w[half:].T], 1)
+
+
+def bilinear(x: Tensor, w: Tensor) -> Tensor:
+    return F.bilinear(x[:, :3], x[:, :4], w.reshape(12, 3, 4))
+
+
+def distances(x: Tensor, w: Tensor) -> Tensor:
+    """Differentiable once only."""
+    return torch.cdist(x, w, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+TWICE: dict[Use, str] = {
+    custom: "CubedBackward",
+    normalised: "DivBackward0",
+    slices: "MmBackward0",
+    bilinear: "TrilinearBackward0",
+}
+"""With the node that is in the way."""
+
+UNREADABLE: dict[Use, str] = {**TWICE, distances: "CdistBackward0"}
+
+
+class Net(nn.Module):
+    """Three layers of width 12, the middle one computed by `use`; `weight` is parameter 0."""
+
+    def __init__(self, use: Use, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = nn.Linear(2, 12), nn.Linear(12, 1)
+        self.weight = nn.Parameter(torch.randn(12, 12) / 12**0.5)
+        self.use = use
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(torch.tanh(self.use(torch.tanh(self.first(x)), self.weight)))
+        return result
+
+
+def fit(use: Use, rows: int, seed: int = 0) -> Problem:
+    """A mean squared error of `rows` samples."""
+    x = randn(rows, 2, seed=seed + 1)
+    y = torch.sin(3 * x[:, :1]) * x[:, 1:]
+    return problem_of(Net(use, seed), x, lambda z: F.mse_loss(z, y))
