@@ -112,10 +112,11 @@ class Found:
 
     def beside(self, other: Found) -> Found:
         """The columns of both, which are of different parameters."""
-        if not other.read:
-            return replace(self, obstacles=self.obstacles | other.obstacles)
-        if not self.read:
-            return replace(other, obstacles=self.obstacles | other.obstacles)
+        if not self.read and not self.obstacles:
+            return other  # with its Jacobian, which checking it has put together
+        if not self.read or not other.read:
+            read = self if self.read else other
+            return replace(read, obstacles=self.obstacles | other.obstacles)
         parts = [one | two for one, two in zip(self.parts, other.parts, strict=True)]
         obstacles = self.obstacles | other.obstacles
         return Found(self.request, parts, self.read | other.read, obstacles)
