@@ -125,7 +125,10 @@ class Passes:
 
 @lru_cache(maxsize=16)
 def _random_weights(samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """One random number between 1/2 and 3/2 for each sample, M x 1, the same at each call."""
+    """One random number between 1/2 and 3/2 for each sample, M x 1, the same at each call.
+
+    They tell samples apart, so that mixed rows fail the check, and lose no digit in a division.
+    """
     generator = torch.Generator().manual_seed(1)
     rho = torch.rand(samples, 1, generator=generator, dtype=torch.float64) + 0.5
     return rho.to(device, dtype)

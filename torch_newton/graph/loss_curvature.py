@@ -1,4 +1,4 @@
-"""The square root of Q, the second derivative of a term of the loss in its outputs."""
+"""The square root of the output Hessian: of Q, the second derivative of a term in its outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .residuals import Term
+from .terms import Term
+
+MAX_OUTPUTS = 64
+"""Outputs of a sample up to which their second derivatives are taken: one product with Q each, and
+an eigendecomposition of C x C for each sample, of some 10 C^3 = 3e6 operations."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,22 @@ def output_hessian_root(term: Term) -> OutputHessianRoot | None:
     like = term.like
     rows = like.shape[0] if like.ndim else 1
     columns = like.numel() // rows
-    if term.curvature is not None:
-        if term.curvature.numel() == 1:
-            q = math.sqrt(float(term.curvature))
-            sizes = (rows, columns)
-            return OutputHessianRoot(
-                like.new_full(sizes, q), like.new_full(sizes, 1 / q if q > 0 else 0.0)
-            )
+    if term.curvature is None:
+        return _root_by_products(term, rows, columns)
+    if term.curvature.numel() > 1:
         return _diagonal_root(term.curvature.reshape(rows, columns))
-    product = term.hessian_product()
+    q = math.sqrt(float(term.curvature))
+    matrix = like.new_full((rows, columns), q)
+    return OutputHessianRoot(matrix, like.new_full((rows, columns), 1 / q if q > 0 else 0.0))
+
+
+def _root_by_products(term: Term, rows: int, columns: int) -> OutputHessianRoot | None:
+    """The square root of a Q that is diagonal, or else block-diagonal, found by products.
+
+    Whether it is either is seen from one product with a random vector, to the tolerance of
+    `check.explains`.
+    """
+    like, product = term.like, term.hessian_product()
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
     expected = product(u)
@@ -84,7 +95,7 @@ def output_hessian_root(term: Term) -> OutputHessianRoot | None:
     diagonal = product(torch.ones_like(like)).reshape(rows, columns)
     if explains(diagonal * u.reshape(rows, columns)):
         return _diagonal_root(diagonal)
-    if columns == 1 or columns > 64:
+    if columns == 1 or columns > MAX_OUTPUTS:
         return None
     units = torch.eye(columns).to(like)
     blocks = torch.stack(
@@ -94,11 +105,9 @@ def output_hessian_root(term: Term) -> OutputHessianRoot | None:
         ],
         dim=2,
     )
-    return (
-        _block_root(blocks, term.weight)
-        if explains(_apply(blocks, u.reshape(rows, columns, 1)))
-        else None
-    )
+    if not explains(_apply(blocks, u.reshape(rows, columns, 1))):
+        return None
+    return _block_root(blocks, term.weight)
 
 
 def _diagonal_root(diagonal: Tensor) -> OutputHessianRoot | None:
@@ -115,6 +124,8 @@ def _block_root(blocks: Tensor, weight: Tensor) -> OutputHessianRoot | None:
     # Confident samples have a small Q as the difference of large numbers: rounding is measured
     # against the weight of the term, not against what is left.
     size = torch.maximum(values.amax(), weight.abs().amax())
+    # An eigendecomposition errs by about C epsilon of the size, forming the blocks by about as
+    # much; four leaves a factor of two.
     floor = 4 * columns * torch.finfo(blocks.dtype).eps * size
     positive = values > floor
     if bool((values < -floor).any()):

@@ -28,7 +28,15 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Scattered:
-    """The sample and the place among its rows of each row in `order`; the rest are unused."""
+    """Rows in any order, with any number of them for a sample.
+
+    Attributes:
+        samples: M.
+        order: the numbers of the rows that are used, sample after sample.
+        sample: of each of these, which sample it belongs to.
+        slot: of each of these, which of its sample's rows it is.
+        uses: K, the largest number of rows of a sample.
+    """
 
     samples: int
     order: Tensor
@@ -64,6 +72,7 @@ def placement(plain: Tensor, numbered: Tensor, samples: int) -> Placement | None
     ratio = (plain * numbered).sum(1) / torch.where(used, square, torch.ones_like(square))
     sample = ratio.round()
     misfit = (numbered - sample[:, None] * plain).abs().amax(1)
+    # Rounding, with the margin of `check.explains`, relative to the largest weight.
     tolerance = torch.finfo(plain.dtype).eps ** 0.6 * samples * plain.abs().amax(1)
     in_range = (sample >= 1) & (sample <= samples)
     if not bool((~used | ((misfit <= tolerance) & in_range)).all()):

@@ -20,7 +20,7 @@ from .terms import Term
 
 MAX_ROWWISE = 256
 """Rows up to which a Jacobian is taken a row at a time. One batched backward pass holds as many
-copies of every activation as there are rows: 256 are what a large batch takes in training."""
+cotangents at once as there are rows: R batches of R samples, 65,536 samples for 256."""
 
 
 class Rung(enum.Enum):

@@ -35,7 +35,8 @@ class Views:
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         self._params = params
-        self._leaves = {id(param): i for i, param in enumerate(params) if param.is_leaf}
+        # Tensors are told apart as objects: their hash is that, and two are never compared.
+        self._leaves = {param: i for i, param in enumerate(params) if param.is_leaf}
         self._known: dict[Node, View | None] = {
             get_gradient_edge(param).node: self._whole(i)
             for i, param in enumerate(params)
@@ -60,7 +61,8 @@ class Views:
         return found
 
     def _leaf(self, node: Node) -> View | None:
-        i = self._leaves.get(id(leaf(node)))
+        variable = leaf(node)
+        i = None if variable is None else self._leaves.get(variable)
         return None if i is None else self._whole(i)
 
     def _whole(self, i: int) -> View:

@@ -1,1 +1,30 @@
-"""Approximate inverses of H + lambda I."""
+"""Damped inverses of curvature matrices, exact and approximate.
+
+`function_space` is the inverse of the whole Gauss-Newton matrix plus lambda I, `sampled_space` that
+of a sample of its rows, `Nystrom` that of its leading eigenvectors; `Scaling` changes the identity
+into a diagonal D; `base` says what a preconditioner of one's own has to do. (The function
+`function_space` is not among the room's names, which would hide the module of that name.)
+"""
+
+from .base import AtDamping, Preconditioner, StatefulPreconditioner
+from .damped_inverse import DampedInverse
+from .function_space import FunctionSpace, within_budget
+from .least_squares import least_squares_step
+from .nystrom import Nystrom
+from .sampled_rows import SampledRows, SampledSpace, sampled_space
+from .scaling import Scaling
+
+__all__ = [
+    "AtDamping",
+    "DampedInverse",
+    "FunctionSpace",
+    "Nystrom",
+    "Preconditioner",
+    "SampledRows",
+    "SampledSpace",
+    "Scaling",
+    "StatefulPreconditioner",
+    "least_squares_step",
+    "sampled_space",
+    "within_budget",
+]

@@ -14,7 +14,8 @@ def least_squares_step(space: FunctionSpace, gradient: Tensor) -> Tensor:
     With fewer parameters than rows it is taken from the singular values of the R x P matrix
     itself, whose condition is the square root of the Gram matrix's; otherwise, where that matrix
     may be too large to form, from the eigenvalues of the Gram matrix. Values below
-    :math:`\max(R, P)\,\varepsilon`, or :math:`R\,\varepsilon`, times the largest count as zero.
+    :math:`\max(R, P)\,\varepsilon`, or :math:`R\,\varepsilon`, times the largest count as zero,
+    the bound that NumPy's ``matrix_rank`` takes for the rounding of a decomposition.
 
     The part of g that is :math:`\hat J^T` times the target is divided by a singular value once,
     the rest, zero unless the closure itself changes ``.grad``, twice.

@@ -23,10 +23,13 @@ from torch import Tensor
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
 
 FLOOR = 1e-3
-"""Smallest row or column sum of a weight matrix, relative to its largest."""
+"""Smallest row or column sum of a weight matrix, relative to its largest. Units of one layer that
+hardly do anything yet may so move 1 / sqrt(1e-3) = 32 times as far as the others, and not without
+bound."""
 
 TINY = 1e-24
-"""Smallest entry of D, relative to the largest, of what is no matrix: units may differ widely."""
+"""Smallest entry of D, relative to the largest, of what is no matrix: the units of single numbers
+may differ by its square root, a factor of 1e12, before D cuts it off."""
 
 NAMES = ("scaling_rows", "scaling_columns")
 """Where an optimizer's state keeps the tensors of a part; the first alone is the diagonal."""
