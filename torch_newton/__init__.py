@@ -18,6 +18,7 @@ from .autodiff.products import (
 from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
 from .damping.rules import Adaptive, Attempt, DampingContext, Fixed, WidthScaled, width
 from .damping.theory import KernelMin, ResidualFollowing
+from .graph.guard import UnreadableGraphWarning
 from .graph.residuals import Residuals, Term, find_residuals
 from .kernels.newton import newton_tangent_gram
 from .kernels.rows import KernelError
@@ -76,6 +77,7 @@ __all__ = [
     "Term",
     "Trace",
     "Tridiagonal",
+    "UnreadableGraphWarning",
     "WidthScaled",
     "capture",
     "conjugate_gradient",

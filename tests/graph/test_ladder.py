@@ -22,6 +22,7 @@ from torch_newton.graph.ladder import LADDER, read_jacobian
 from torch_newton.graph.loss_curvature import output_hessian_root
 from torch_newton.graph.readers import READERS
 from torch_newton.graph.reading import MAX_ROWWISE, Reading, Request, Rung
+from torch_newton.graph.residuals import read_residuals
 from torch_newton.kernels.rows import KernelError, jacobian_of, rows_of_loss
 from torch_newton.linalg.flat import flatten
 from torch_newton.step import Path
@@ -241,12 +242,19 @@ def test_exhausted_memory_and_interrupts_are_no_reading_errors(
 def test_an_error_on_the_way_back_from_a_loss_leaves_it_without_terms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def raising(node: object) -> None:
+    def raising(*arguments: object) -> None:
         raise TypeError("float() argument must be a string")
 
-    monkeypatch.setattr("torch_newton.graph.residuals._is_linear", raising)
-    x = randn(3).requires_grad_()
+    monkeypatch.setattr("torch_newton.graph.residuals._terms", raising)
+    loss = randn(3).requires_grad_().exp().square().mean()
+    with pytest.raises(TypeError):
+        find_residuals(loss)
     with pytest.warns(UnreadableGraphWarning, match="TypeError"):
-        residuals = find_residuals(x.exp().square().mean())
+        residuals = read_residuals(loss)
     assert residuals.terms == []
     assert "TypeError" in residuals.unrecognised[0]
+    with pytest.warns(UnreadableGraphWarning, match="TypeError"):
+        losses, optimizer = train(20, 3, "auto")
+    assert optimizer.last_step is not None
+    assert optimizer.last_step.path is Path.PLAIN
+    assert losses == pytest.approx(train(20, 3, None)[0], rel=1e-12)

@@ -11,7 +11,7 @@ from .ladder import LADDER, read_jacobian
 from .loss_curvature import OutputHessianRoot, output_hessian_root
 from .readers import READERS, Use, find_uses
 from .reading import Reading, Request, Rung
-from .residuals import CURVED, Residuals, Term, find_residuals
+from .residuals import CURVED, Residuals, Term, find_residuals, read_residuals
 
 __all__ = [
     "CURVED",
@@ -29,4 +29,5 @@ __all__ = [
     "find_uses",
     "output_hessian_root",
     "read_jacobian",
+    "read_residuals",
 ]

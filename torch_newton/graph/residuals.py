@@ -20,7 +20,7 @@ from .convex import CURVED, NORMS, Curved
 from .guard import attempt, warn_unreadable
 from .terms import Residuals, Term
 
-__all__ = ["CURVED", "LINEAR", "NORMS", "Residuals", "Term", "find_residuals"]
+__all__ = ["CURVED", "LINEAR", "NORMS", "Residuals", "Term", "find_residuals", "read_residuals"]
 
 LINEAR = {
     "AddBackward0", "AddBackward1", "AliasBackward0", "CatBackward0", "CloneBackward0",
@@ -36,12 +36,9 @@ LINEAR = {
 """Nodes that are linear (strictly: affine) in the one input that needs a gradient."""
 
 
-def find_residuals(loss: Tensor) -> Residuals:
-    """Walk back from `loss`, a scalar with its graph, to the outputs that it is made of.
-
-    An error in that is a warning, and leaves a loss without terms.
-    """
-    found, failure = attempt(lambda: _walk(loss))
+def read_residuals(loss: Tensor) -> Residuals:
+    """What `find_residuals` finds; an error in that is a warning, and leaves no terms."""
+    found, failure = attempt(lambda: find_residuals(loss))
     if found is None:
         message = f"reading the terms of the loss off its graph failed ({failure})"
         warn_unreadable(message, stacklevel=2)
@@ -49,7 +46,8 @@ def find_residuals(loss: Tensor) -> Residuals:
     return found
 
 
-def _walk(loss: Tensor) -> Residuals:
+def find_residuals(loss: Tensor) -> Residuals:
+    """Walk back from `loss`, a scalar with its graph, to the outputs that it is made of."""
     candidates: list[tuple[GradientEdge, GradientEdge, Curved]] = []
     unrecognised: list[str] = []
     seen: set[tuple[Node, int]] = set()

@@ -20,7 +20,7 @@ from ..graph.guard import warn_unreadable
 from ..graph.ladder import read_jacobian
 from ..graph.loss_curvature import OutputHessianRoot, output_hessian_root
 from ..graph.reading import Request
-from ..graph.residuals import Residuals, Term, find_residuals
+from ..graph.residuals import Residuals, Term, read_residuals
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.flat import flatten
 
@@ -149,7 +149,7 @@ def rows_of_loss(
     Raises:
         KernelError: the rows must be formed, and are too many.
     """
-    found = find_residuals(loss)
+    found = read_residuals(loss)
     terms = found.of_outputs
     if not terms:
         return None, found.unrecognised

@@ -16,7 +16,7 @@ from ..autodiff.products import (
 )
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
-from ..graph.residuals import Residuals, find_residuals
+from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import FunctionSpace, function_space, within_budget
@@ -140,7 +140,7 @@ def read(
     residuals, space, sampled = None, None, None
     readable = twice or retained(loss, params)
     if readable and (by_rows or not all(arm.exact for arm in options.arms)):
-        residuals = find_residuals(loss)
+        residuals = read_residuals(loss)
     if by_rows and residuals is not None:
         if within_budget(residuals, params):
             space = function_space(residuals, params, trials.own_gradient)
@@ -150,8 +150,12 @@ def read(
     if sampled is not None:
         at_damping = sampled.at
     recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
-    complete = space is not None and residuals is not None and space.jacobian.rows == residuals.rows
-    complete = complete and space is not None and space.shift is None  # no parameter left out
+    complete = (
+        space is not None
+        and space.shift is None  # no parameter is left out
+        and residuals is not None
+        and space.jacobian.rows == residuals.rows
+    )
     if trials.ranks.active:
         everywhere = trials.ranks.everywhere
         recognised, complete = everywhere(recognised, loss), everywhere(complete, loss)

@@ -16,7 +16,7 @@ from ..graph.guard import attempt, warn_unreadable
 from ..graph.ladder import read_jacobian
 from ..graph.loss_curvature import OutputHessianRoot, output_hessian_root
 from ..graph.reading import Reading, Request
-from ..graph.residuals import Residuals, Term, find_residuals
+from ..graph.residuals import Residuals, Term, read_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.flat import flatten
 from .left_out import shift_of
@@ -106,7 +106,7 @@ class _Elsewhere:
     roots: list[OutputHessianRoot]
 
     def __call__(self, loss: Tensor) -> Tensor | None:
-        terms = find_residuals(loss).of_outputs
+        terms = read_residuals(loss).of_outputs
         if [term.like.shape for term in terms] != self.shapes:
             return None
         pairs = zip(self.roots, terms, strict=True)

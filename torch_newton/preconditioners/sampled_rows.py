@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..graph.reading import Reading
-from ..graph.residuals import Residuals, find_residuals
+from ..graph.residuals import Residuals, read_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, symmetric
 from .base import AtDamping
@@ -43,7 +43,7 @@ class SampledRows:
 
     def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> AtDamping | None:
         """None where the loss or its graph holds what is not known."""
-        found = sampled_space(find_residuals(loss), params, count=self.rows)
+        found = sampled_space(read_residuals(loss), params, count=self.rows)
         return None if found is None else found.at
 
 
