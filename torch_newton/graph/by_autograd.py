@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 
 import torch
@@ -44,6 +45,8 @@ def columns(request: Request, wanted: Collection[int]) -> Found:
             for i, gradient in zip(chosen, gradients, strict=True)
             if gradient is not None and gradient.requires_grad
         }
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # a backward pass without a derivative
         return Found(request)
     parts: list[Part] = [{} for _ in request.terms]
@@ -87,6 +90,8 @@ def rows(request: Request, wanted: Collection[int]) -> Found:
 def _batched_gradients(
     z: GradientEdge, params: Sequence[Tensor], units: Tensor
 ) -> Sequence[Tensor | None]:
+    """For each parameter the gradients of n weights on z, n x its shape; None where unused."""
+
     def gradients(weights: Tensor, batched: bool) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(
             [z],
@@ -98,8 +103,11 @@ def _batched_gradients(
         )
 
     try:
-        return gradients(units, True)
-    except RuntimeError:  # an operation that cannot be vectorised
+        with warnings.catch_warnings():
+            # PyTorch takes operations without a batched rule one by one, and says so.
+            warnings.filterwarnings("ignore", ".*performance drop.*")
+            return gradients(units, True)
+    except RuntimeError:  # an operation that cannot be vectorised, or a batch beyond the memory
         each = [gradients(unit, False) for unit in units]
     return [
         None if column[0] is None else torch.stack([g for g in column if g is not None])

@@ -24,7 +24,7 @@ def read_jacobian(request: Request) -> Reading:
     rungs = [Rung.NONE] * len(request.params)
     found, failure = Found(request), None
     for rung, strategy in LADDER.items():
-        wanted = [i for i, tried in enumerate(rungs) if tried is Rung.NONE]
+        wanted = {i for i, read_on in enumerate(rungs) if read_on is Rung.NONE}
         if not wanted:
             break
         new, error = attempt(lambda: strategy(request, wanted))  # noqa: B023 - called at once

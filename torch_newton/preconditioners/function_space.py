@@ -137,7 +137,7 @@ class FunctionSpace:
         )
 
     def extremes(self) -> tuple[float, float]:
-        """The smallest and the largest eigenvalue of `gram`."""
+        """The smallest and the largest eigenvalue of `gram`, of the parameters that were read."""
         eigenvalues = torch.linalg.eigvalsh(self.gram)
         return float(eigenvalues[0]), float(eigenvalues[-1])
 
