@@ -39,7 +39,7 @@ def last_scaling(
     """D^{-1/2} of the last step of a `RegNewton`, where that was damped by lambda D."""
     for optimizer in optimizers:
         if isinstance(optimizer, RegNewton) and optimizer.last_step is not None:
-            if not optimizer.last_step.arm.scaled:
+            if not optimizer.last_step.system.scaled:
                 return None
             return Scaling.kept(optimizer.state, params).vector
     return None

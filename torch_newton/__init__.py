@@ -16,8 +16,16 @@ from .autodiff.products import (
     tangent_kernel,
 )
 from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
-from .damping.rules import Adaptive, Attempt, DampingContext, Fixed, WidthScaled, width
-from .damping.theory import KernelMin, ResidualFollowing
+from .damping import (
+    Adaptive,
+    Attempt,
+    DampingContext,
+    Fixed,
+    KernelMin,
+    ResidualFollowing,
+    WidthScaled,
+    width,
+)
 from .graph.residuals import Residuals, Term, find_residuals
 from .kernels.newton import newton_tangent_gram
 from .kernels.rows import KernelError
@@ -35,7 +43,7 @@ from .newton.observation import Observation
 from .optimizer import RegNewton
 from .preconditioners.nystrom import Nystrom
 from .preconditioners.sampled_rows import SampledRows
-from .step import Arm, Path, Step, Stop
+from .step import CandidateSystem, Path, Step, Stop
 
 try:
     __version__ = version("torch-newton")
@@ -44,8 +52,8 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 __all__ = [
     "Adaptive",
-    "Arm",
     "Attempt",
+    "CandidateSystem",
     "Captured",
     "ClosureError",
     "DampingContext",
@@ -107,7 +115,7 @@ __all__ = [
 ]
 
 
-_RENAMED = {"Scale": "DampingContext"}
+_RENAMED = {"Arm": "CandidateSystem", "Scale": "DampingContext"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .damping.rules import check_beta
+from .damping.width_scaled import check_beta
 
 Activation = Callable[[Tensor], Tensor]
 

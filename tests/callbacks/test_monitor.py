@@ -233,7 +233,7 @@ def test_the_damping_of_newton_is_its_own(one_pl):
     assert monitor.latest["newton/ratio"] == step.ratio
     assert monitor.latest["newton/loss_after"] == step.loss_after
     shift = monitor.latest["hessian/damped_lambda_min"] - monitor.latest["hessian/lambda_min"]
-    assert step.arm.scaled or shift == pytest.approx(step.damping)
+    assert step.system.scaled or shift == pytest.approx(step.damping)
     assert sorted(memory.of("newton/damping")) == [0, 1, 2]
     assert sorted(memory.of("hessian/lambda_min")) == [0, 1, 2]
 

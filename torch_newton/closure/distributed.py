@@ -45,9 +45,9 @@ class Ranks:
         self.several = self.distributed and dist.get_world_size() > 1
         self.synchronised = False
         self._group: Any = None
-        self._met = False
+        self._called_ddp = False
 
-    def meet(self, module: nn.Module) -> None:
+    def examine(self, module: nn.Module) -> None:
         """Look at a module that the closure calls.
 
         Raises:
@@ -60,7 +60,7 @@ class Ranks:
                 "each rank: use DistributedDataParallel (Lightning: strategy='ddp')"
             )
         if isinstance(module, DistributedDataParallel):
-            self._met, self._group = True, module.process_group
+            self._called_ddp, self._group = True, module.process_group
             self.synchronised = bool(module.require_backward_grad_sync)
             if getattr(getattr(module, "_join_config", None), "enable", False):
                 raise RankError(
@@ -76,7 +76,7 @@ class Ranks:
         """
         if not self.several:
             return
-        if not self._met:
+        if not self._called_ddp:
             raise RankError(
                 "there are several processes, but the closure has not called a "
                 "DistributedDataParallel model, and each rank would step for itself: wrap the "
@@ -91,7 +91,7 @@ class Ranks:
     @property
     def active(self) -> bool:
         """Whether there is anything to average, as far as the closure has run."""
-        return self.several and self._met
+        return self.several and self._called_ddp
 
     def mean(self, vector: Tensor) -> Tensor:
         """The mean of a tensor over the ranks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..damping.rules import WidthScaled
+from ..damping import WidthScaled
 from ..step import Step, Stop
 from .options import Options
 
