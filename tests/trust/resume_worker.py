@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scaled": {"scaling": "jacobian"},
     "residual": {"damping": "residual"},
     "kernel_min": {"damping": "kernel_min"},
-    "nystrom": {"preconditioner": Nystrom(rank=5, every=3)},
+    "nystrom": {"preconditioner": Nystrom(rank=5)},
     "sampled": {"preconditioner": SampledRows(8)},
 }
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .base import AnyPreconditioner
+from .nystrom import Nystrom
 from .sampled_rows import SampledRows
 
-PRECONDITIONERS: dict[str, Callable[[], AnyPreconditioner]] = {"sampled_rows": SampledRows}
+PRECONDITIONERS: dict[str, Callable[[], AnyPreconditioner]] = {
+    "nystrom": Nystrom,
+    "sampled_rows": SampledRows,
+}
 """Preconditioners by their names, each as what makes one; users may add their own.
 
 ``"auto"`` is none of them: it is the function space of the loss, where a step starts, and beyond
