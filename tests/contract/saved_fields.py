@@ -12,9 +12,6 @@ from torch import Tensor
 
 from tests.contract.graphs import aten, constant, labels, tensor
 
-READERS = "graph/readers.py"
-RESIDUALS = "graph/residuals.py"
-VIEWS = "graph/views.py"
 WRAPPED = 2**64
 """Negative dimensions are saved as unsigned numbers of 64 bits."""
 
@@ -29,7 +26,6 @@ class Field:
         make: an expression that ends in the node.
         value: what must be saved.
         breaks: what this package gets wrong, or can no longer do, where it is not.
-        file: of this package, which reads the field.
     """
 
     node: str
@@ -37,7 +33,6 @@ class Field:
     make: Callable[[], Tensor]
     value: Any
     breaks: str
-    file: str = READERS
 
 
 A, B, BATCH, SQUARE = constant(2, 3), constant(3, 4), constant(5, 2, 3), constant(3, 3)
@@ -82,7 +77,13 @@ BINARY = "a loss with negative weights would be taken for convex"
 FIELDS = [
     Field("MmBackward0", "self", lambda: A @ tensor(3, 4), A, JACOBIAN + "x @ W cannot be read"),
     Field("MmBackward0", "mat2", lambda: tensor(2, 3) @ B, B, JACOBIAN + "W @ x cannot be read"),
-    Field("MmBackward0", "mat2", lambda: A @ tensor(3, 4), None, "None means: the constant side"),
+    Field(
+        "MmBackward0",
+        "mat2",
+        lambda: A @ tensor(3, 4),
+        None,
+        "a constant would be taken for the weight",
+    ),
     Field(
         "AddmmBackward0",
         "mat1",
@@ -133,12 +134,7 @@ FIELDS = [
     Field("MulBackward0", "other", lambda: tensor(3) * A, A, JACOBIAN + "w * x cannot be read"),
     Field("MulBackward0", "self", lambda: A * tensor(3), A, JACOBIAN + "x * w cannot be read"),
     Field(
-        "MulBackward0",
-        "other",
-        lambda: tensor(3) * 2,
-        2,
-        "a parameter times a number is not found",
-        VIEWS,
+        "MulBackward0", "other", lambda: tensor(3) * 2, 2, "a parameter times a number is not found"
     ),
     Field(
         "DivBackward0",
@@ -146,7 +142,6 @@ FIELDS = [
         lambda: tensor(3) / 2,
         2,
         "a parameter divided by a number is not found",
-        VIEWS,
     ),
     Field("NativeLayerNormBackward0", "input", _layer_norm, A, JACOBIAN + "layer norm are lost"),
     Field(
@@ -216,7 +211,6 @@ FIELDS = [
         lambda: tensor(2, 3).transpose(-2, 1),
         WRAPPED - 2,
         "the transpose of a parameter is read as another rearrangement",
-        VIEWS,
     ),
     Field(
         "TransposeBackward0",
@@ -224,7 +218,6 @@ FIELDS = [
         lambda: tensor(2, 3).transpose(-2, 1),
         1,
         "the transpose of a parameter is read as another rearrangement",
-        VIEWS,
     ),
     Field(
         "PermuteBackward0",
@@ -232,7 +225,6 @@ FIELDS = [
         lambda: tensor(2, 3, 4).permute(2, -3, 1),
         (2, WRAPPED - 3, 1),
         "a permuted parameter is read as another rearrangement",
-        VIEWS,
     ),
     Field(
         "PowBackward0",
@@ -240,7 +232,6 @@ FIELDS = [
         lambda: tensor(3) ** 3,
         3,
         "squares are not told from other powers: the loss has no residuals, or wrong ones",
-        RESIDUALS,
     ),
     Field(
         "PowBackward0",
@@ -248,7 +239,6 @@ FIELDS = [
         lambda: tensor(3).square(),
         2,
         "torch.square must be a power of 2, or the residuals of most losses are not found",
-        RESIDUALS,
     ),
     Field(
         "PowBackward0",
@@ -256,7 +246,6 @@ FIELDS = [
         lambda: tensor(3) ** 2,
         constant(3),
         "the base is the residual: squares are differentiated by autograd, at a cost",
-        RESIDUALS,
     ),
     Field(
         "MulBackward0",
@@ -264,7 +253,6 @@ FIELDS = [
         lambda: (x := tensor(3)) * x,
         constant(3),
         "x * x is differentiated by autograd, at a cost",
-        RESIDUALS,
     ),
     Field(
         "DotBackward0",
@@ -272,7 +260,6 @@ FIELDS = [
         lambda: (x := tensor(3)) @ x,
         constant(3),
         "x @ x is differentiated by autograd, at a cost",
-        RESIDUALS,
     ),
     Field(
         "LinalgVectorNormBackward0",
@@ -280,7 +267,6 @@ FIELDS = [
         lambda: tensor(3).norm(p=3),
         3,
         "the Euclidean norm is not told from others, whose square would be misread",
-        RESIDUALS,
     ),
     Field(
         "LinalgVectorNormBackward0",
@@ -288,7 +274,6 @@ FIELDS = [
         lambda: tensor(3).norm(),
         constant(3),
         "the entries of |x| ** 2 are not found as residuals",
-        RESIDUALS,
     ),
     Field(
         "NormBackward0",
@@ -296,17 +281,15 @@ FIELDS = [
         lambda: aten.norm.Scalar(tensor(3), 3),
         3,
         "the Euclidean norm is not told from others, whose square would be misread",
-        RESIDUALS,
     ),
-    Field("MseLossBackward0", "self", _mse(), constant(3), "no residual z - y", RESIDUALS),
-    Field("MseLossBackward0", "target", _mse(), constant(3) + 1, "no residual z - y", RESIDUALS),
+    Field("MseLossBackward0", "self", _mse(), constant(3), "no residual z - y"),
+    Field("MseLossBackward0", "target", _mse(), constant(3) + 1, "no residual z - y"),
     Field(
         "MseLossBackward0",
         "reduction",
         _mse("none"),
         0,
         "the second derivative of the loss is off by the number of entries",
-        RESIDUALS,
     ),
     Field(
         "MseLossBackward0",
@@ -314,18 +297,8 @@ FIELDS = [
         _mse("mean"),
         1,
         "residuals.MEAN is another number: the curvature is off by the number of entries",
-        RESIDUALS,
     ),
-    Field("MseLossBackward0", "reduction", _mse("sum"), 2, "as for 'none'", RESIDUALS),
-    Field(
-        "BinaryCrossEntropyWithLogitsBackward0", "weight", _bce, constant(3) + 1, BINARY, RESIDUALS
-    ),
-    Field(
-        "BinaryCrossEntropyWithLogitsBackward0",
-        "pos_weight",
-        _bce,
-        constant(3) + 2,
-        BINARY,
-        RESIDUALS,
-    ),
+    Field("MseLossBackward0", "reduction", _mse("sum"), 2, "as for 'none'"),
+    Field("BinaryCrossEntropyWithLogitsBackward0", "weight", _bce, constant(3) + 1, BINARY),
+    Field("BinaryCrossEntropyWithLogitsBackward0", "pos_weight", _bce, constant(3) + 2, BINARY),
 ]

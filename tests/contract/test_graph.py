@@ -133,7 +133,7 @@ def test_many_backward_passes_are_taken_at_once() -> None:
     (rows,) = torch.autograd.grad([x.square()], [x], [torch.eye(3)], is_grads_batched=True)
     assert torch.equal(rows, torch.diag(2 * x)), (
         "is_grads_batched no longer stacks the results: exact Hessians and rows take a pass "
-        "each; autodiff/batched.py, graph/fallback.py"
+        "each; autodiff/batched.py and the graph room"
     )
 
 

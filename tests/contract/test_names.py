@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
+from tests.contract.files import files_that_name
 from tests.contract.graphs import NODES, ONLY_BY_ATEN, WRITTEN
 from torch_newton.autodiff.nodes import inputs
 from torch_newton.graph.readers import READERS
@@ -16,31 +17,30 @@ TABLES: dict[str, tuple[Collection[str], str]] = {
     "READERS": (
         READERS,
         "parameters that enter here have no per-sample Jacobian, and function space is lost or "
-        "costs a product for each of their entries; graph/readers.py",
+        "costs a product for each of their entries",
     ),
     "VIEWS": (
         VIEWS,
-        "a parameter that is seen through this view is not found, and has no per-sample "
-        "Jacobian; graph/views.py",
+        "a parameter that is seen through this view is not found, and has no per-sample Jacobian",
     ),
     "SCALES": (
         SCALES,
-        "a parameter times a number is not found, and has no per-sample Jacobian; graph/views.py",
+        "a parameter times a number is not found, and has no per-sample Jacobian",
     ),
     "LINEAR": (
         LINEAR,
         "the walk from the loss to its residuals ends here, so that there is no Gauss-Newton "
-        "matrix and no function space; graph/residuals.py",
+        "matrix and no function space",
     ),
     "CURVED": (
         CURVED,
         "this loss is no longer known to be convex in its outputs, so that there is no "
-        "Gauss-Newton matrix and no function space; graph/residuals.py",
+        "Gauss-Newton matrix and no function space",
     ),
     "NORMS": (
         NORMS,
         "the square of this norm is read as one residual, the norm, in place of the vector's "
-        "entries; graph/residuals.py",
+        "entries",
     ),
 }
 """The tables of names, and what is lost with an entry."""
@@ -62,7 +62,8 @@ def test_an_expression_makes_the_node(table: str, name: str) -> None:
     assert node is not None
     assert node.name() == name, (
         f"the expression that made {name} makes {node.name()} in this PyTorch. If no other makes "
-        f"it, {table}[{name!r}] matches nothing: {TABLES[table][1]}"
+        f"it, {table}[{name!r}] matches nothing: {TABLES[table][1]}; "
+        f"{files_that_name(name)}"
     )
 
 
