@@ -35,7 +35,7 @@ class Field:
     breaks: str
 
 
-A, B, BATCH, SQUARE = constant(2, 3), constant(3, 4), constant(5, 2, 3), constant(3, 3)
+A, B, BATCH = constant(2, 3), constant(3, 4), constant(5, 2, 3)
 IMAGES, WAVES = constant(2, 4, 6, 7), constant(2, 3, 7)
 CENTRED = A - A.mean(1, keepdim=True)
 

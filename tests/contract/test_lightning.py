@@ -139,6 +139,17 @@ def test_the_trainer_has_what_the_monitor_asks_for(run: Recorder) -> None:
     )
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "32-true", "64-true"])
+def test_the_precision_goes_by_its_name(pl: Any, precision: str, tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        precision=precision, accelerator="cpu", default_root_dir=tmp_path, **QUIET
+    )  # fmt: skip
+    assert str(trainer.precision) == precision, (
+        "trainer.precision is spelled otherwise: the rounding of reduced precision is left out of "
+        f"the error bounds; {BATCH}"
+    )
+
+
 def test_precision_plugin(run: Recorder) -> None:
     plugin = run.trainer.precision_plugin
     assert plugin.convert_input(torch.ones(1, dtype=torch.float32)).dtype is torch.float32, (

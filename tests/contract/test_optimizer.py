@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from torch_newton import ClosureError, RegNewton
 
@@ -128,4 +130,14 @@ def test_writing_to_grad_of_a_leaf_is_allowed() -> None:
     assert x.grad is given, (
         "a parameter's .grad is copied when it is set: gradients cannot be put back as they were; "
         "closure/snapshots.py"
+    )
+
+
+def test_a_handle_knows_its_key_and_removes_it() -> None:
+    hooks: OrderedDict[int, str] = OrderedDict()
+    handle = RemovableHandle(hooks)
+    hooks[handle.id] = "observer"
+    handle.remove()
+    assert not hooks, (
+        "RemovableHandle no longer removes the entry of its id: observers stay; optimizer.py"
     )
