@@ -28,7 +28,7 @@ from .symmetric_product import symmetric_product
 SMALL = 100_000
 """Entries of a Jacobian up to which it is formed: a product then costs less than its calls."""
 
-__all__ = ["Factor", "FactoredJacobian", "Part", "joined", "stack"]
+__all__ = ["Factor", "FactoredJacobian"]
 
 
 @dataclass(frozen=True)
@@ -110,74 +110,3 @@ class FactoredJacobian:
     def _matrix(self) -> Tensor | None:
         """J, where it is small."""
         return self.dense() if self.rows * sum(p.numel() for p in self.like) <= SMALL else None
-
-
-Part = dict[int, Factor]
-"""The rows of one term, by the number of the parameter."""
-
-
-def joined(factors: Sequence[Factor]) -> Factor:
-    """The sum of rows for one parameter, as their own numbers where these are fewer."""
-    if len(factors) > 1:
-        rights = [factor.right for factor in factors if factor.right is not None]
-        if len(rights) == len(factors):
-            factor = Factor(torch.cat([f.left for f in factors], 1), torch.cat(rights, 1))
-        elif rights:
-            factor = _formed(torch.stack([f.dense() for f in factors]).sum(0))
-        else:
-            factor = Factor(torch.cat([f.left for f in factors], 1), None)
-    else:
-        factor = factors[0]
-    return _formed(factor.dense()) if factor.is_small() else factor
-
-
-def _formed(rows: Tensor) -> Factor:
-    return Factor(rows[:, None], None)
-
-
-def stack(
-    parts: Sequence[Part], params: Sequence[Tensor], sizes: Sequence[int]
-) -> FactoredJacobian:
-    """The rows of several terms, of `sizes` rows each, one below the other."""
-    if len(parts) == 1:
-        return FactoredJacobian([parts[0].get(i) for i in range(len(params))], params, sizes[0])
-    shared: dict[tuple[int, ...], Tensor] = {}
-    factors = [_stacked([part.get(i) for part in parts], sizes, shared) for i in range(len(params))]
-    return FactoredJacobian(factors, params, sum(sizes))
-
-
-def _stacked(
-    column: Sequence[Factor | None], sizes: Sequence[int], shared: dict[tuple[int, ...], Tensor]
-) -> Factor | None:
-    """The factors of one parameter, those of fewer uses filled up with zeros."""
-    known = [factor for factor in column if factor is not None]
-    if not known:
-        return None
-    rights = [None if factor is None else factor.right for factor in column]
-    lefts = [None if factor is None else factor.left for factor in column]
-    if any(factor.right is None for factor in known):
-        rights = [None] * len(column)
-        lefts = [
-            None if f is None else f.left if f.right is None else f.dense()[:, None] for f in column
-        ]
-    # What a weight and its bias share they share afterwards, too.
-    key = tuple(id(left) for left in lefts)
-    if key not in shared:
-        shared[key] = _filled(lefts, sizes)
-    if all(right is None for right in rights):
-        return Factor(shared[key], None)
-    counts = [0 if left is None else left.shape[1] for left in lefts]
-    uses = () if len(set(counts)) == 1 else tuple(zip(sizes, counts, strict=True))
-    return Factor(shared[key], _filled(rights, sizes), uses)
-
-
-def _filled(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:
-    known = [part for part in parts if part is not None]
-    uses = max(part.shape[1] for part in known)
-    if len(known) == len(parts) and all(part.shape[1] == uses for part in known):
-        return torch.cat(known)
-    full = known[0].new_zeros(sum(sizes), uses, known[0].shape[2])
-    for part, rows in zip(parts, torch.split(full, list(sizes)), strict=True):
-        if part is not None:
-            rows[:, : part.shape[1]] = part
-    return full
