@@ -25,6 +25,7 @@ from .closure.evaluator import Evaluator
 from .damping.rules import DampingContext, DampingRule, damping_rule
 from .damping.rules import width as inferred_width
 from .linalg.flat import flatten
+from .linalg.solution import Stop
 from .newton.advice import advice
 from .newton.bandit import History
 from .newton.linearization import Linearization, read
@@ -34,7 +35,7 @@ from .newton.quadratic_model import QuadraticModel
 from .newton.trust_region import TrustRegionSearch
 from .preconditioners.base import Preconditioner
 from .preconditioners.scaling import Scaling
-from .step import Step, Stop, arms_of, mask_of
+from .step import Step, arms_of, mask_of
 
 
 class RegNewton(torch.optim.Optimizer):

@@ -3,62 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..step import Stop
+from .lanczos import Tridiagonal
 from .operators import LinearOperator
-
-
-@dataclass(frozen=True)
-class Tridiagonal:
-    """The symmetric tridiagonal matrix that k Lanczos steps build, k numbers and k - 1.
-
-    Its eigenvalues are the Ritz values: approximations to eigenvalues, the extreme ones first.
-    """
-
-    diagonal: Tensor
-    off_diagonal: Tensor
-
-    def dense(self) -> Tensor:
-        """The matrix itself, k x k."""
-        matrix = torch.diag(self.diagonal)
-        if len(self.off_diagonal):
-            matrix += torch.diag(self.off_diagonal, 1) + torch.diag(self.off_diagonal, -1)
-        return matrix
-
-    def ritz_values(self) -> Tensor:
-        """Its eigenvalues, ascending."""
-        values: Tensor = torch.linalg.eigvalsh(self.dense())
-        return values
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a linear solve found, and why it stopped there.
-
-    Attributes:
-        x: the iterate.
-        Ax: A x, which costs nothing more.
-        stop: why.
-        iterations: directions tried, each one product with A.
-        residual_norm: |b - A x|, from the recursion.
-        curvature_min: smallest p^T A p / p^T p over the directions p; infinite where none
-            was tried.
-        direction: the direction whose curvature stopped the solve, where one did.
-        tridiagonal: of M^{1/2} A M^{1/2} in the Lanczos basis of the solve, float64 on the CPU.
-    """
-
-    x: Tensor
-    Ax: Tensor
-    stop: Stop
-    iterations: int
-    residual_norm: float
-    curvature_min: float
-    direction: Tensor | None
-    tridiagonal: Tridiagonal
+from .solution import Solution, Stop
 
 
 def conjugate_gradient(

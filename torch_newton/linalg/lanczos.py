@@ -7,8 +7,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .conjugate_gradient import Tridiagonal
 from .operators import LinearOperator
+
+
+@dataclass(frozen=True)
+class Tridiagonal:
+    """The symmetric tridiagonal matrix that k Lanczos steps build, k numbers and k - 1.
+
+    Its eigenvalues are the Ritz values: approximations to eigenvalues, the extreme ones first.
+    """
+
+    diagonal: Tensor
+    off_diagonal: Tensor
+
+    def dense(self) -> Tensor:
+        """The matrix itself, k x k."""
+        matrix = torch.diag(self.diagonal)
+        if len(self.off_diagonal):
+            matrix += torch.diag(self.off_diagonal, 1) + torch.diag(self.off_diagonal, -1)
+        return matrix
+
+    def ritz_values(self) -> Tensor:
+        """Its eigenvalues, ascending."""
+        values: Tensor = torch.linalg.eigvalsh(self.dense())
+        return values
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..step import Stop
-from .conjugate_gradient import Solution, Tridiagonal, _check, _norm
+from .conjugate_gradient import _check, _norm
+from .lanczos import Tridiagonal
 from .operators import LinearOperator
+from .solution import Solution, Stop
 
 
 def minimum_residual(

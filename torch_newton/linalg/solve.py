@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..step import Stop
-from .conjugate_gradient import Solution, conjugate_gradient
+from .conjugate_gradient import conjugate_gradient
 from .minres import minimum_residual
 from .operators import LinearOperator, symmetric
+from .solution import Solution, Stop
 
 
 class SolveError(RuntimeError):

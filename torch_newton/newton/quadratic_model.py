@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.conjugate_gradient import Solution, conjugate_gradient
+from ..linalg.conjugate_gradient import conjugate_gradient
 from ..linalg.operators import LinearOperator, congruent, damped, symmetric
+from ..linalg.solution import Solution, Stop
 from ..linalg.solve import solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.scaling import Scaling
-from ..step import Path, Stop
+from ..step import Path
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
