@@ -23,15 +23,21 @@ from .kernels.newton import newton_tangent_gram
 from .kernels.rows import KernelError
 from .kernels.spectra import KernelSpectrum, kernel_spectrum, tangent_gram
 from .linalg.conjugate_gradient import conjugate_gradient
-from .linalg.eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
-from .linalg.inertia import Fraction, Inertia, inertia
+from .linalg.density import SpectralDensity, negative_fraction, spectral_density
+from .linalg.eigenvalues import (
+    Eigenvalue,
+    Extremes,
+    Fraction,
+    Inertia,
+    extreme_eigenvalues,
+    inertia,
+)
 from .linalg.lanczos import Lanczos, Tridiagonal, lanczos
 from .linalg.minres import minimum_residual
 from .linalg.operators import LinearOperator, damped, from_dense, identity
 from .linalg.solution import Solution, Stop
 from .linalg.solve import SolveError, inverse
-from .linalg.stochastic import SpectralDensity, negative_fraction, spectral_density
-from .linalg.trace import Trace, trace
+from .linalg.trace_estimation import Trace, trace
 from .newton.observation import Observation
 from .optimizer import RegNewton
 from .preconditioners.nystrom import Nystrom

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from .factor import Factor
 from .flat import flatten, unflatten
-from .gram import gram
-from .symmetric_product import symmetric_product
+from .gram import gram, symmetric_product
 
 SMALL = 100_000
 """Entries of a Jacobian up to which it is formed: a product then costs less than its calls."""

@@ -28,8 +28,8 @@ from ..graph.per_sample import read_jacobian
 from ..graph.residuals import Residuals, Term, find_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.flat import flatten
+from ..linalg.gram import symmetric_product
 from ..linalg.operators import LinearOperator, symmetric
-from ..linalg.symmetric_product import symmetric_product
 from .scaling import Scaling
 
 TargetAt = Callable[[Tensor], Tensor | None]

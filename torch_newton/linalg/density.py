@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .inertia import Fraction
+from .eigenvalues import Fraction
 from .lanczos import Lanczos, Process
 from .operators import LinearOperator
 
