@@ -79,3 +79,8 @@ def test_pairs_between_different_rows() -> None:
 
     add_pairs(total, parts(one), parts(other))
     torch.testing.assert_close(total, one.dense() @ other.dense().T)
+
+
+def test_every_bias_of_a_layer_counts() -> None:
+    factor = factor_of([(20, 1)], 40, 40)
+    check([factor, Factor(factor.left, None), Factor(factor.left, None)])

@@ -210,7 +210,7 @@ def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
     if factor is None:
         return [0] * 4
     right = 0 if factor.right is None else factor.right.shape[2]
-    first = owner.setdefault(id(factor.left), i)
+    first = owner.setdefault(factor.layer, i)
     return [factor.left.shape[1], factor.left.shape[2], right, first]
 
 

@@ -119,8 +119,7 @@ def newton_spectrum(
     try:
         if max_size < J.rows:
             solve = inverse(damped(H, damping), tol=tol)
-            A = _operator(J)
-            found = extreme_eigenvalues(A @ solve @ A.T, max_iter=products)
+            found = extreme_eigenvalues(J @ solve @ J.T, max_iter=products)
             return KernelSpectrum(found.smallest, found.largest), None
         gram = newton_gram(J, H, damping, decomposition=decomposition, tol=tol).double()
     except SolveError:
@@ -138,12 +137,6 @@ def newton_spectrum(
         return nothing
     ends = [Eigenvalue(float(values[i]), error, True) for i in (0, -1)]
     return KernelSpectrum(ends[0], ends[1], values), gram
-
-
-def _operator(J: FactoredJacobian) -> LinearOperator:
-    first = J.like[0]
-    columns = sum(param.numel() for param in J.like)
-    return LinearOperator((J.rows, columns), J.matvec, J.rmatvec, first.dtype, first.device)
 
 
 def _gauss_newton_inverse(A: Tensor, damping: float) -> LinearOperator | None:

@@ -22,7 +22,6 @@ from torch import Tensor
 from ..autodiff.products import tangent_kernel
 from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.operators import symmetric
 from .rows import KernelError, jacobian_of
 
 SINGULAR_VALUE_ENTRIES = 2**22
@@ -127,13 +126,13 @@ def kernel_spectrum(
         products: Lanczos steps at most.
         gram: J J^T, or J^T J where P is the smaller, if it is at hand.
     """
-    P = sum(param.numel() for param in J.like)
+    P = J.shape[1]
     count = J.rows if rank is None else min(rank, J.rows)
     if count == 0:
         nothing = Eigenvalue(math.nan, math.inf, False)
         return KernelSpectrum(nothing, nothing, torch.empty(0, dtype=torch.float64))
     if min(J.rows, P) > max_size:
-        return _extreme_spectrum(J, P, products)
+        return _extreme_spectrum(J, products)
     if J.rows * P <= SINGULAR_VALUE_ENTRIES:
         values, error = _squared_singular_values(J.dense().double(), epsilon)
     else:
@@ -162,14 +161,11 @@ def _share(kappa: float, damping: float) -> float:
     return kappa / (kappa + damping) if kappa > 0 else 0.0
 
 
-def _extreme_spectrum(J: FactoredJacobian, P: int, products: int) -> KernelSpectrum:
-    first = J.like[0]
-    if J.rows > P:  # the others are zero
-        K = symmetric(P, lambda v: J.rmatvec(J.matvec(v)), dtype=first.dtype, device=first.device)
-        found = extreme_eigenvalues(K, max_iter=products)
+def _extreme_spectrum(J: FactoredJacobian, products: int) -> KernelSpectrum:
+    if J.rows > J.shape[1]:  # J J^T has the eigenvalues of J^T J, and zeros
+        found = extreme_eigenvalues(J.T @ J, max_iter=products)
         return KernelSpectrum(Eigenvalue(0.0, 0.0, True), found.largest)
-    K = symmetric(J.rows, lambda u: J.matvec(J.rmatvec(u)), dtype=first.dtype, device=first.device)
-    found = extreme_eigenvalues(K, max_iter=products)
+    found = extreme_eigenvalues(J @ J.T, max_iter=products)
     return KernelSpectrum(found.smallest, found.largest)
 
 

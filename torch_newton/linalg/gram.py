@@ -27,22 +27,23 @@ def gram(factors: Sequence[Factor]) -> Tensor:
     """
     size = factors[0].left.shape[0]
     total = factors[0].left.new_zeros(size, size)
-    biases = {id(factor.left) for factor in factors if factor.right is None}
+    biases = {factor.layer: factor for factor in factors if factor.right is None}
+    paired: set[Factor] = set()
     narrow = []
     for factor in factors:
         if factor.right is None:
             continue
         a, b = factor.left.shape[2], factor.right.shape[2]
-        beside = factor.left.shape[1] == 1 and id(factor.left) in biases
+        beside = factor.left.shape[1] == 1 and factor.layer in biases
         if a * b <= NARROW:
             narrow.append(factor.dense())
         elif beside and PAIR * (a + b) < a * b + a:
             # A bias beside its weight has the same L, and ones for R.
-            biases.remove(id(factor.left))
+            paired.add(biases.pop(factor.layer))
             add_pairs(total, (factor.left, factor.right), (factor.left, factor.right), 1.0)
         else:
             _add(total, factor)
-    narrow += [f.dense() for f in factors if f.right is None and id(f.left) in biases]
+    narrow += [f.dense() for f in factors if f.right is None and f not in paired]
     if narrow:
         add_product(total, narrow[0] if len(narrow) == 1 else torch.cat(narrow, 1))
     return mirror(total)

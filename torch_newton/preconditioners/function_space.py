@@ -101,12 +101,7 @@ class FunctionSpace:
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""
-        return symmetric(
-            self.size,
-            lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
-            dtype=self.target.dtype,
-            device=self.target.device,
-        )
+        return self.jacobian.T @ self.jacobian
 
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of `gram`."""
