@@ -55,12 +55,15 @@ def finite(A: LinearOperator) -> LinearOperator:
     """The same operator, which raises where a product is not finite.
 
     Raises:
-        NonFiniteProductError: at a product.
+        NonFiniteProductError: at a product, where a vector, or a column of a matrix, is finite
+            and A times it is not.
     """
 
     def product(v: Tensor) -> Tensor:
         result = A @ v
-        if not bool(torch.isfinite(result).all()) and bool(torch.isfinite(v).all()):
+        if bool(torch.isfinite(result).all()):
+            return result
+        if bool((torch.isfinite(v).all(0) & ~torch.isfinite(result).all(0)).any()):
             raise NonFiniteProductError(
                 "a product with the Hessian is not finite although the gradient is: the loss has "
                 "no second derivative here. The usual cause is a norm at zero; write "
@@ -69,7 +72,7 @@ def finite(A: LinearOperator) -> LinearOperator:
             )
         return result
 
-    return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device)
+    return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device, matmat=product)
 
 
 def gradient_alone(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -127,7 +127,11 @@ class Ranks:
         """The mean of a symmetric operator over the ranks."""
         if not self.active:
             return A
-        return symmetric(A.shape[0], lambda v: self.mean(A @ v), dtype=A.dtype, device=A.device)
+
+        def product(v: Tensor) -> Tensor:
+            return self.mean(A @ v)
+
+        return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device, matmat=product)
 
     def preconditioner(self, at_damping: AtDamping | None) -> AtDamping | None:
         """The mean over the ranks of a preconditioner that each has made from its own loss."""

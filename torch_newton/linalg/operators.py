@@ -166,8 +166,13 @@ def damped(operator: LinearOperator, damping: float) -> LinearOperator:
 
 def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
     """E A E with E = diag(e), for a symmetric A: the same form in scaled variables."""
+    column = e[:, None]
     return symmetric(
-        len(e), lambda v: e * (operator @ (e * v)), dtype=operator.dtype, device=operator.device
+        len(e),
+        lambda v: e * (operator @ (e * v)),
+        dtype=operator.dtype,
+        device=operator.device,
+        matmat=lambda V: column * (operator @ (column * V)),
     )
 
 
