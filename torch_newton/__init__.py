@@ -12,14 +12,13 @@ from .autodiff.products import (
     gradient_and_hessian,
     hessian,
     jacobian,
-    newton_tangent_kernel,
-    tangent_kernel,
 )
 from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
 from .damping.rules import Adaptive, Attempt, DampingContext, Fixed, WidthScaled, width
 from .damping.theory import KernelMin, ResidualFollowing
 from .graph.residuals import Residuals, Term, find_residuals
 from .kernels.newton import newton_tangent_gram
+from .kernels.operators import newton_tangent_kernel, tangent_kernel
 from .kernels.rows import KernelError
 from .kernels.spectra import KernelSpectrum, kernel_spectrum, tangent_gram
 from .linalg.conjugate_gradient import conjugate_gradient

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..linalg.flat import filled, flatten, unflatten
-from ..linalg.operators import LinearOperator, damped, symmetric
-from ..linalg.solve import inverse
+from ..linalg.operators import LinearOperator, symmetric
 from .batched import Batched
 from .nodes import reachable
 
@@ -244,45 +243,6 @@ def gauss_newton(loss: Tensor, outputs: Outputs, params: Sequence[Tensor]) -> Li
     J = jacobian(tensors, params)
     Q = output_hessian(loss, tensors)
     return J.T @ Q @ J
-
-
-def tangent_kernel(outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
-    r"""The empirical neural tangent kernel :math:`K = J J^T`, R x R, with no factor 1/M.
-
-    (Jacot, Gabriel, Hongler 2018.) The normalisation B = K/M of Riedl, Spiliopoulos and
-    Sirignano (2026) is ``(1 / M) * tangent_kernel(...)``.
-    """
-    J = jacobian(outputs, params)
-    return J @ J.T
-
-
-def newton_tangent_kernel(
-    loss: Tensor,
-    outputs: Outputs,
-    params: Sequence[Tensor],
-    damping: float,
-    *,
-    tol: float = 1e-10,
-) -> LinearOperator:
-    r"""The Newton neural tangent kernel :math:`J (H + \lambda I)^{-1} J^T`, R x R.
-
-    A regularized Newton step moves the outputs by :math:`-\mathrm{NNTK}\,\nabla_z\ell` to first
-    order. With :math:`\ell = \|z - y\|^2/(2M)` its eigenvalues are M times those of Riedl,
-    Spiliopoulos and Sirignano (2026), who normalise by 1/M and whose limit is
-    :math:`B(\gamma I + B)^{-1}`.
-
-    Args:
-        loss: a scalar with its graph.
-        outputs: z, with its graph, R entries.
-        params: the P parameters.
-        damping: lambda, absolute.
-        tol: relative residual of the linear solve behind each product.
-
-    Raises:
-        SolveError: at a product, where H + lambda I is singular to `tol`.
-    """
-    J = jacobian(outputs, params)
-    return J @ inverse(damped(hessian(loss, params), damping), tol=tol) @ J.T
 
 
 def _explained(error: RuntimeError) -> RuntimeError:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..autodiff.products import tangent_kernel
 from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues
 from ..linalg.factored_jacobian import FactoredJacobian
+from .operators import tangent_kernel
 from .rows import KernelError, jacobian_of
 
 SINGULAR_VALUE_ENTRIES = 2**22
