@@ -105,10 +105,9 @@ def test_products_that_are_not_finite_are_reported(value: float) -> None:
     assert solution.stop is Stop.NON_FINITE
 
 
-def test_ritz_values_of_a_full_run_are_the_eigenvalues() -> None:
+def test_smallest_curvature_of_a_full_run_is_the_smallest_eigenvalue() -> None:
     A = indefinite(6, 4)
     solution = minimum_residual(from_dense(A), randn(6, seed=5), tol=1e-13)
-    assert_close(solution.tridiagonal.ritz_values(), torch.linalg.eigvalsh(A), 1e-8)
     assert solution.curvature_min == pytest.approx(float(torch.linalg.eigvalsh(A)[0]))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .lanczos import Process
-from .operators import LinearOperator
+from .operators import LinearOperator, check_square
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,7 @@ def dense_symmetric(A: LinearOperator) -> Tensor:
         ValueError: A is not square.
         NotFiniteError: A is not finite.
     """
-    rows, columns = A.shape
-    if rows != columns:
-        raise ValueError(f"the operator must be square, not {rows} x {columns}")
+    check_square(A)
     matrix = A.dense().double()
     if not bool(torch.isfinite(matrix).all()):
         raise NotFiniteError("the matrix is not finite: look for overflow in what it is made of")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator
+from .operators import LinearOperator, check_square
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,14 @@ class Tridiagonal:
 
     diagonal: Tensor
     off_diagonal: Tensor
+
+    @classmethod
+    def of(cls, diagonal: Sequence[float], off_diagonal: Sequence[float]) -> Tridiagonal:
+        """That of k numbers and k - 1."""
+        return cls(
+            torch.tensor(diagonal, dtype=torch.float64),
+            torch.tensor(off_diagonal, dtype=torch.float64),
+        )
 
     def dense(self) -> Tensor:
         """The matrix itself, k x k."""
@@ -87,9 +96,8 @@ class Process:
     """The Lanczos recursion, one step at a time; it holds one vector for each step allowed."""
 
     def __init__(self, A: LinearOperator, max_iter: int, start: Tensor | None, seed: int) -> None:
-        rows, columns = A.shape
-        if rows != columns:
-            raise ValueError(f"the operator must be square, not {rows} x {columns}")
+        check_square(A)
+        rows = A.shape[0]
         if max_iter < 1:
             raise ValueError(f"max_iter must be positive, not {max_iter}")
         if start is None:
@@ -137,13 +145,7 @@ class Process:
 
     def result(self) -> Lanczos:
         """What is known so far."""
-        return Lanczos(
-            Tridiagonal(
-                torch.tensor(self.diagonal, dtype=torch.float64),
-                torch.tensor(self.off_diagonal, dtype=torch.float64),
-            ),
-            self.residual,
-        )
+        return Lanczos(Tridiagonal.of(self.diagonal, self.off_diagonal), self.residual)
 
 
 def _norm(v: Tensor) -> float:

@@ -133,6 +133,17 @@ class LinearOperator:
         return self @ torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
 
 
+def check_square(A: LinearOperator) -> None:
+    """Check that A has as many rows as columns.
+
+    Raises:
+        ValueError: it has not.
+    """
+    rows, columns = A.shape
+    if rows != columns:
+        raise ValueError(f"the operator must be square, not {rows} x {columns}")
+
+
 def symmetric(
     size: int,
     matvec: Product,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .lanczos import Tridiagonal
+from .operators import LinearOperator, check_square
 
 
 class Stop(enum.Enum):
@@ -34,18 +34,18 @@ class Stop(enum.Enum):
 
 @dataclass(frozen=True)
 class Solution:
-    """What a linear solve found, and why it stopped there.
+    """What a linear solve of A x = b found, and why it stopped there.
 
     Attributes:
-        x: the iterate.
-        Ax: A x, which costs nothing more.
-        stop: why.
+        x: the iterate, n entries.
+        Ax: A x, which the solve has at no further cost.
+        stop: why it stopped.
         iterations: directions tried, each one product with A.
-        residual_norm: |b - A x|, from the recursion.
-        curvature_min: smallest p^T A p / p^T p over the directions p; infinite where none
-            was tried.
+        residual_norm: |b - A x|.
+        curvature_min: the smallest curvature encountered: of conjugate gradients
+            p^T A p / p^T p over the directions p, of minimum residuals the smallest Ritz value.
+            Either is an upper bound of A's smallest eigenvalue. Infinite where none was tried.
         direction: the direction whose curvature stopped the solve, where one did.
-        tridiagonal: of M^{1/2} A M^{1/2} in the Lanczos basis of the solve, float64 on the CPU.
     """
 
     x: Tensor
@@ -55,4 +55,15 @@ class Solution:
     residual_norm: float
     curvature_min: float
     direction: Tensor | None
-    tridiagonal: Tridiagonal
+
+
+def check_system(A: LinearOperator, b: Tensor) -> None:
+    """Check that A x = b is a system of n equations in n unknowns.
+
+    Raises:
+        ValueError: A is not square, or b does not fit it.
+    """
+    check_square(A)
+    if b.shape != A.shape[:1]:
+        n = A.shape[0]
+        raise ValueError(f"b must be a vector of {n} entries, not of shape {tuple(b.shape)}")

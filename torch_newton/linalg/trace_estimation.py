@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator
+from .operators import LinearOperator, check_square
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ def trace(A: LinearOperator, *, products: int = 30, seed: int = 0) -> Trace:
         ValueError: A is not square, or there are fewer than 6 products, with which no error can
             be told.
     """
-    rows, columns = A.shape
-    if rows != columns:
-        raise ValueError(f"the operator must be square, not {rows} x {columns}")
+    check_square(A)
+    rows = A.shape[0]
     if products < 6:
         raise ValueError(f"trace needs at least 6 products to know its error, not {products}")
     if rows <= products:
