@@ -27,7 +27,11 @@ from .gram import gram, symmetric_product
 from .operators import LinearOperator
 
 SMALL = 100_000
-"""Entries of a Jacobian up to which it is formed."""
+"""Entries of a Jacobian up to which it is formed, 0.8 MB in double precision. Measured on one core
+with networks of two hidden layers: at 50,000 entries products with the factors take 10 times as
+long as with the matrix, because calls cost more than arithmetic; at 100,000, 6 times; at 500,000,
+0.6 times. Forming costs about ten products, and from 100,000 entries on the Gram matrix is faster
+from factors: 0.6 of the time, and 0.9 at 50,000."""
 
 __all__ = ["Factor", "FactoredJacobian"]
 

@@ -18,7 +18,7 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def norm(vector: Tensor) -> float:
-    """The Euclidean length."""
+    """The Euclidean length of a vector, as a number."""
     return float(torch.linalg.vector_norm(vector))
 
 

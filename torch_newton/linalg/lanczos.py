@@ -1,4 +1,4 @@
-"""The Lanczos process: a symmetric operator's tridiagonal shadow in a Krylov space."""
+"""The Lanczos process: the projection of a symmetric operator on a Krylov space."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from .operators import LinearOperator, check_square
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """The symmetric tridiagonal matrix that k Lanczos steps build, k numbers and k - 1.
+    """The symmetric tridiagonal matrix that k Lanczos steps build.
 
-    Its eigenvalues are the Ritz values: approximations to eigenvalues, the extreme ones first.
+    Its eigenvalues are the Ritz values: approximations to eigenvalues of the operator, of which
+    the extreme ones converge first.
+
+    Attributes:
+        diagonal: k entries, float64 on the CPU.
+        off_diagonal: k - 1 entries.
     """
 
     diagonal: Tensor
@@ -23,7 +28,7 @@ class Tridiagonal:
 
     @classmethod
     def of(cls, diagonal: Sequence[float], off_diagonal: Sequence[float]) -> Tridiagonal:
-        """That of k numbers and k - 1."""
+        """The matrix with k numbers on its diagonal and k - 1 beside it."""
         return cls(
             torch.tensor(diagonal, dtype=torch.float64),
             torch.tensor(off_diagonal, dtype=torch.float64),
@@ -115,10 +120,12 @@ class Process:
 
     @property
     def steps(self) -> int:
+        """How many have been taken."""
         return len(self.diagonal)
 
     @property
     def finished(self) -> bool:
+        """Whether there is nothing more to find, or no room for another vector."""
         return self.residual == 0 or self.steps == self.capacity
 
     def advance(self) -> None:
@@ -134,9 +141,13 @@ class Process:
         self.norm = max(self.norm, _norm(r))
         self.diagonal.append(float(v @ r))
         basis = self.basis[: self.steps]
-        for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
+        # One pass leaves what rounding has left of the basis in r, which matters where r is
+        # short; a second one removes it ("twice is enough", Parlett 1998, section 6.9).
+        for _ in range(2):
             r = r - basis.T @ (basis @ r)
         self.residual = _norm(r)
+        # A remainder of a few roundings of the largest product is nothing but rounding: the
+        # basis spans an invariant subspace.
         spanned = self.residual <= 10 * torch.finfo(v.dtype).eps * self.norm
         if spanned or self.steps == len(v):
             self.residual = 0.0
@@ -149,7 +160,7 @@ class Process:
 
 
 def _norm(v: Tensor) -> float:
-    """|v|, also where the squares of its entries underflow."""
+    """The Euclidean length, also where the squares of the entries underflow."""
     largest = v.abs().max()
     if not largest > 0:
         return float(largest)
