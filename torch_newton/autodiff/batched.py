@@ -16,8 +16,11 @@ from .nodes import largest_gradient
 
 ENTRIES = {"cpu": 2**17}
 """Entries that the largest tensor of a batch may have, by kind of device. On a CPU a batch that
-does not fit into a core's cache is slower than single products; 2**17 doubles are 1 MiB, half of a
-usual second-level cache, whose other half holds the operands."""
+does not fit into a core's cache is slower than single products: 2**17 doubles are 1 MiB, half of a
+usual second-level cache. Measured on one core for networks of two hidden layers, in the time of
+single products: 0.1 with 20 samples of width 20, 0.55 with 200 of width 20, 0.85 with 200 of width
+50, whatever the limit from 2**16 on; with 1,000 of width 50 it is 1.0 up to 2**16, 1.2 here, and
+1.6 from 2**19 on."""
 
 OTHER_ENTRIES = 2**25
 """The same for devices that are not named in `ENTRIES`, where only memory sets a limit: 2**25

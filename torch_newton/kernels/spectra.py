@@ -123,8 +123,8 @@ def kernel_spectrum(
     Args:
         J: R x P.
         epsilon: unit of rounding of the arithmetic behind J.
-        max_size: the largest matrix that is diagonalised. At the default that takes about a
-            second on one core.
+        max_size: the largest matrix that is diagonalised. At the default that takes half
+            a second on one core.
         rank: how many rows are independent, if it is known that the others are zero: as many
             eigenvalues are returned.
         products: Lanczos steps at most.
