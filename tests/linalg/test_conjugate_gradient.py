@@ -1,3 +1,5 @@
+"""Conjugate gradients against dense solves, and what they say where they stop."""
+
 from __future__ import annotations
 
 import math

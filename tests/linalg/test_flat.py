@@ -1,3 +1,5 @@
+"""Tensors as one vector and back."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Expressions of operators, and what wraps them, against their dense matrices."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
