@@ -23,14 +23,8 @@ from .kernels.rows import KernelError
 from .kernels.spectra import KernelSpectrum, kernel_spectrum, tangent_gram
 from .linalg.conjugate_gradient import conjugate_gradient
 from .linalg.density import SpectralDensity, negative_fraction, spectral_density
-from .linalg.eigenvalues import (
-    Eigenvalue,
-    Extremes,
-    Fraction,
-    Inertia,
-    extreme_eigenvalues,
-    inertia,
-)
+from .linalg.eigenvalue_signs import Fraction, Inertia, inertia
+from .linalg.eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
 from .linalg.lanczos import Lanczos, Tridiagonal, lanczos
 from .linalg.minres import minimum_residual
 from .linalg.operators import LinearOperator, damped, from_dense, identity

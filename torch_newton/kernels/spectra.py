@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues, rounding_of
+from ..linalg.eigenvalue_signs import rounding_of
+from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues
 from ..linalg.factored_jacobian import FactoredJacobian
 from .operators import tangent_kernel
 from .rows import KernelError, jacobian_of

@@ -6,18 +6,16 @@ names of their modules; the first two are exported by `torch_newton` itself.
 """
 
 from .density import SpectralDensity, negative_fraction, spectral_density
-from .eigenvalues import (
-    Eigenvalue,
-    Extremes,
+from .eigenvalue_signs import (
     Fraction,
     Inertia,
     NotFiniteError,
     dense_eigenvalues,
     dense_symmetric,
-    extreme_eigenvalues,
     inertia,
     rounding_of,
 )
+from .eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
 from .factor import Factor
 from .factored_jacobian import FactoredJacobian
 from .flat import filled, flatten, norm, unflatten

@@ -70,13 +70,12 @@ def conjugate_gradient(
             break  # before the overflow reaches x
         x, Ax = x + alpha * p, Ax + alpha * Ap
         p = z + rz / rz_before * p
-    return Solution(
-        x, Ax, stop or Stop.MAX_ITERATIONS, iterations, residual, curvature_min, direction
-    )
+    stop = stop or Stop.MAX_ITERATIONS
+    return Solution(x, Ax, stop, iterations, residual, curvature_min, direction)
 
 
 def _state(residual: float, rz: float, target: float) -> Stop | None:
-    """What a residual r says, by |r| and r^T M r; None to go on."""
+    """Why to stop at a residual r, from |r| and r^T M r; None to go on."""
     if not (math.isfinite(residual) and math.isfinite(rz)):
         return Stop.NON_FINITE
     if residual <= target:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .eigenvalues import Fraction
+from .eigenvalue_signs import Fraction
 from .lanczos import Lanczos, Process
 from .operators import LinearOperator
 

@@ -1,7 +1,6 @@
-"""Eigenvalues of a symmetric operator: the extreme ones from products, or all from the matrix.
+"""The extreme eigenvalues of a symmetric operator, from products, with bounds on their errors.
 
-Every number comes with a bound on its error, and definiteness is stated only where the bounds
-leave no doubt.
+Definiteness is stated only where the bounds leave no doubt.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from .lanczos import Process
-from .operators import LinearOperator, check_square
+from .operators import LinearOperator
 
 BETWEEN_CHECKS = 5
 """Lanczos steps between two looks at the Ritz values. A look at k steps diagonalises a k x k
@@ -33,7 +31,7 @@ class Eigenvalue:
         value: the estimate.
         error_bound: an eigenvalue lies within this distance of `value`. It is the norm of the
             residual A y - value y of the unit vector y behind the estimate, plus rounding.
-        converged: whether the bound met the tolerance asked for.
+        converged: whether the bound is within the tolerance asked for.
     """
 
     value: float
@@ -143,112 +141,3 @@ def _undershoot(size: int, steps: int) -> float:
     """
     epsilon = (math.log(1.648 * math.sqrt(size) / CHANCE) / (2 * steps - 1)) ** 2
     return epsilon / (1 - 2 * epsilon) if epsilon < 0.5 else math.inf
-
-
-class NotFiniteError(ValueError):
-    """A matrix has entries that are not finite."""
-
-
-@dataclass(frozen=True)
-class Inertia:
-    """The signs of the n eigenvalues of a symmetric matrix (Sylvester 1852).
-
-    Attributes:
-        negative: how many are negative by more than `rounding`.
-        undecided: how many are nearer to zero than that, so that rounding errors decide their
-            sign; exact zeros are among them.
-        positive: how many are positive by more than `rounding`.
-        rounding: the distance within which the eigenvalues are known.
-    """
-
-    negative: int
-    undecided: int
-    positive: int
-    rounding: float
-
-    @property
-    def size(self) -> int:
-        """n."""
-        return self.negative + self.undecided + self.positive
-
-    @property
-    def negative_fraction(self) -> Fraction:
-        """The share that is negative; at most all undecided ones could be so, too."""
-        low = self.negative / self.size
-        return Fraction(low, low, (self.negative + self.undecided) / self.size)
-
-    @property
-    def positive_definite(self) -> bool | None:
-        """Whether all are positive; None where rounding decides."""
-        if self.negative:
-            return False
-        return None if self.undecided else True
-
-    @classmethod
-    def of(cls, eigenvalues: Tensor, rounding: float) -> Inertia:
-        """The inertia of eigenvalues that are known to within `rounding`."""
-        negative = int((eigenvalues < -rounding).sum())
-        positive = int((eigenvalues > rounding).sum())
-        return cls(negative, len(eigenvalues) - negative - positive, positive, rounding)
-
-
-@dataclass(frozen=True)
-class Fraction:
-    """A share between 0 and 1.
-
-    Attributes:
-        value: the estimate.
-        low: the share is not smaller.
-        high: the share is not larger.
-        confidence: the probability that both hold; 1 where nothing was drawn at random.
-    """
-
-    value: float
-    low: float
-    high: float
-    confidence: float = 1.0
-
-
-def inertia(A: LinearOperator, *, epsilon: float | None = None) -> Inertia:
-    """The exact signs of A's eigenvalues: A is formed by n products and diagonalised.
-
-    Args:
-        A: symmetric, n x n.
-        epsilon: unit of rounding of the arithmetic behind A's entries; that of its dtype where
-            none is given. Eigenvalues are known to ``n * epsilon * |A|``.
-
-    Raises:
-        ValueError: A is not square.
-        NotFiniteError: A is not finite.
-    """
-    values, rounding = dense_eigenvalues(A, epsilon=epsilon)
-    return Inertia.of(values, rounding)
-
-
-def dense_eigenvalues(A: LinearOperator, *, epsilon: float | None = None) -> tuple[Tensor, float]:
-    """All eigenvalues of A, ascending, float64, and how far rounding may have moved each.
-
-    The arguments and what is raised are those of `inertia`.
-    """
-    matrix = dense_symmetric(A)
-    values: Tensor = torch.linalg.eigvalsh(matrix)
-    return values, rounding_of(values, epsilon or torch.finfo(A.dtype).eps)
-
-
-def dense_symmetric(A: LinearOperator) -> Tensor:
-    """A as a float64 matrix, made symmetric where rounding is not.
-
-    Raises:
-        ValueError: A is not square.
-        NotFiniteError: A is not finite.
-    """
-    check_square(A)
-    matrix = A.dense().double()
-    if not bool(torch.isfinite(matrix).all()):
-        raise NotFiniteError("the matrix is not finite: look for overflow in what it is made of")
-    return (matrix + matrix.T) / 2
-
-
-def rounding_of(eigenvalues: Tensor, epsilon: float) -> float:
-    """n epsilon |A|: how far rounding in A's entries may move an eigenvalue."""
-    return len(eigenvalues) * epsilon * float(eigenvalues.abs().max())
