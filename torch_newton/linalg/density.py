@@ -117,7 +117,8 @@ def spectral_density(
     Args:
         A: symmetric, n x n.
         probes: m, random vectors.
-        steps: Lanczos steps for each; ``probes * steps`` vectors of n entries are held.
+        steps: Lanczos steps for each; ``probes * steps`` vectors of n entries are held. The
+            defaults are chosen by cost: 120 products, that of 240 gradients.
         seed: of the random vectors.
 
     Raises:

@@ -38,7 +38,7 @@ def trace(A: LinearOperator, *, products: int = 30, seed: int = 0) -> Trace:
 
     Args:
         A: symmetric, n x n.
-        products: at most so many.
+        products: at most so many; the default is chosen by cost, that of 60 gradients.
         seed: of the random vectors.
 
     Raises:
