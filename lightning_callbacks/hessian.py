@@ -20,7 +20,12 @@ from torch_newton import (
     negative_fraction,
     trace,
 )
-from torch_newton.linalg.inertia import Inertia, NotFiniteError, dense_symmetric, rounding_of
+from torch_newton.linalg.eigenvalue_signs import (
+    Inertia,
+    NotFiniteError,
+    dense_symmetric,
+    rounding_of,
+)
 
 Numbers = dict[str, float]
 

@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from torch_newton import hessian
 from torch_newton.kernels.rows import jacobian_of
-from torch_newton.linalg.inertia import dense_symmetric
+from torch_newton.linalg.eigenvalue_signs import dense_symmetric
 
 
 class _MatrixMetric(Metric):

@@ -12,8 +12,6 @@ from .autodiff.products import (
     gradient_and_hessian,
     hessian,
     jacobian,
-    newton_tangent_kernel,
-    tangent_kernel,
 )
 from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
 from .damping import (
@@ -28,22 +26,24 @@ from .damping import (
 )
 from .graph.residuals import Residuals, Term, find_residuals
 from .kernels.newton import newton_tangent_gram
+from .kernels.operators import newton_tangent_kernel, tangent_kernel
 from .kernels.rows import KernelError
 from .kernels.spectra import KernelSpectrum, kernel_spectrum, tangent_gram
-from .linalg.conjugate_gradient import Solution, Tridiagonal, conjugate_gradient
+from .linalg.conjugate_gradient import conjugate_gradient
+from .linalg.density import SpectralDensity, negative_fraction, spectral_density
+from .linalg.eigenvalue_signs import Fraction, Inertia, inertia
 from .linalg.eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
-from .linalg.inertia import Fraction, Inertia, inertia
-from .linalg.lanczos import Lanczos, lanczos
+from .linalg.lanczos import Lanczos, Tridiagonal, lanczos
 from .linalg.minres import minimum_residual
 from .linalg.operators import LinearOperator, damped, from_dense, identity
+from .linalg.solution import Solution, Stop
 from .linalg.solve import SolveError, inverse
-from .linalg.stochastic import SpectralDensity, negative_fraction, spectral_density
-from .linalg.trace import Trace, trace
+from .linalg.trace_estimation import Trace, trace
 from .newton.observation import Observation
 from .optimizer import RegNewton
 from .preconditioners.nystrom import Nystrom
 from .preconditioners.sampled_rows import SampledRows
-from .step import CandidateSystem, Path, Step, Stop
+from .step import CandidateSystem, Path, Step
 
 try:
     __version__ = version("torch-newton")

@@ -7,27 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-
-class Stop(enum.Enum):
-    """Why the linear solver stopped; each member's text says what it means for the user."""
-
-    CONVERGED = "the residual fell below the tolerance"
-    MAX_ITERATIONS = (
-        "the iteration cap was reached: the step is a truncated Newton step; "
-        "raise cg_max_iter for a more exact one"
-    )
-    NEGATIVE_CURVATURE = (
-        "the damped matrix is not positive definite: raise the damping or the width, "
-        'or use curvature="gauss_newton"'
-    )
-    NON_FINITE = (
-        "a product was not finite: look for overflow in the model, use float64, or scale the inputs"
-    )
-    PRECONDITIONER = (
-        "the preconditioner is not positive definite, if only by rounding: "
-        "raise the damping, or use float64"
-    )
-    STATIONARY = "the gradient is zero: nothing was solved"
+from .linalg.solution import Stop
 
 
 class Path(enum.Enum):

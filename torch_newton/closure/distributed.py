@@ -127,7 +127,11 @@ class Ranks:
         """The mean of a symmetric operator over the ranks."""
         if not self.active:
             return A
-        return symmetric(A.shape[0], lambda v: self.mean(A @ v), dtype=A.dtype, device=A.device)
+
+        def product(v: Tensor) -> Tensor:
+            return self.mean(A @ v)
+
+        return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device, matmat=product)
 
     def preconditioner(self, at_damping: AtDamping | None) -> AtDamping | None:
         """The mean over the ranks of a preconditioner that each has made from its own loss."""
@@ -210,7 +214,7 @@ def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
     if factor is None:
         return [0] * 4
     right = 0 if factor.right is None else factor.right.shape[2]
-    first = owner.setdefault(id(factor.left), i)
+    first = owner.setdefault(factor.layer, i)
     return [factor.left.shape[1], factor.left.shape[2], right, first]
 
 

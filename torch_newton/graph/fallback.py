@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ..linalg.factored_jacobian import Factor, FactoredJacobian, Part, stack
+from ..linalg.factored_jacobian import Factor, FactoredJacobian
+from .assembly import Part, stack
 from .loss_curvature import OutputHessianRoot
 from .residuals import Term
 

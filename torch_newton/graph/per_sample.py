@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..autodiff.products import jacobian_at
-from ..linalg.factored_jacobian import Factor, FactoredJacobian, Part, joined, stack
+from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.flat import flatten, unflatten
+from .assembly import Part, joined, stack
 from .fallback import MAX_COLUMNWISE, columns_by_autograd
 from .loss_curvature import OutputHessianRoot
 from .placement import Blocks, Placement, fits_blocks, placement

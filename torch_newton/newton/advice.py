@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..damping import WidthScaled
-from ..step import Step, Stop
+from ..linalg.solution import Stop
+from ..step import Step
 from .options import Options
 
 

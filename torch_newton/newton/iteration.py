@@ -23,8 +23,9 @@ from ..closure.start import Start, start
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization, linearize
 from ..damping import DampingContext, width
+from ..linalg.solution import Stop
 from ..preconditioners.scaling import Scaling
-from ..step import CandidateSystem, Step, Stop
+from ..step import CandidateSystem, Step
 from .memory import Memory, SystemMemory
 from .observation import Observation
 from .options import Options

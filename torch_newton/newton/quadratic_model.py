@@ -12,14 +12,15 @@ from torch import Tensor
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization
 from ..linalg.change_of_variables import ChangeOfVariables
-from ..linalg.conjugate_gradient import Solution, conjugate_gradient
+from ..linalg.conjugate_gradient import conjugate_gradient
 from ..linalg.operators import LinearOperator, damped, symmetric
+from ..linalg.solution import Solution, Stop
 from ..linalg.solve import solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.scaling import Scaling
-from ..step import Path, Stop
+from ..step import Path
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""

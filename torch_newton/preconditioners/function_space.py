@@ -28,8 +28,8 @@ from ..graph.per_sample import read_jacobian
 from ..graph.residuals import Residuals, Term, find_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.flat import flatten
+from ..linalg.gram import symmetric_product
 from ..linalg.operators import LinearOperator, symmetric
-from ..linalg.symmetric_product import symmetric_product
 from .scaling import Scaling
 
 TargetAt = Callable[[Tensor], Tensor | None]
@@ -101,12 +101,7 @@ class FunctionSpace:
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P."""
-        return symmetric(
-            self.size,
-            lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
-            dtype=self.target.dtype,
-            device=self.target.device,
-        )
+        return self.jacobian.T @ self.jacobian
 
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of `gram`."""

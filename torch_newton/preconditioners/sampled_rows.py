@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..graph.residuals import Residuals, find_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.operators import LinearOperator, symmetric
+from ..linalg.operators import LinearOperator
 from .base import AtDamping
 from .function_space import FunctionSpace, read_rows
 
@@ -55,13 +55,7 @@ class SampledSpace:
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of all rows, P x P."""
-        like = self._space.target
-        return symmetric(
-            self._space.size,
-            lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
-            dtype=like.dtype,
-            device=like.device,
-        )
+        return self.jacobian.T @ self.jacobian
 
     def at(self, damping: float) -> LinearOperator:
         """The inverse of the sample's matrix plus `damping` times the identity.

@@ -1,4 +1,4 @@
-"""Inertia, spectral density and trace against dense eigenvalues."""
+"""The spectral density and the negative share against dense eigenvalues."""
 
 from __future__ import annotations
 
@@ -12,27 +12,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.helpers import (
-    assert_close,
     generator,
     mlp,
     problem_of,
-    randn,
     regression,
     symmetric_with,
 )
 from torch_newton import (
-    Fraction,
-    Inertia,
     extreme_eigenvalues,
     from_dense,
     hessian,
-    identity,
     inertia,
     negative_fraction,
     spectral_density,
     trace,
 )
-from torch_newton.autodiff.nodes import largest_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -90,79 +84,6 @@ def test_every_number_lies_within_its_bound_on_random_networks(seed: int) -> Non
 
         sampled = trace(H, seed=case)
         assert abs(sampled.value - float(values.sum())) <= 8 * sampled.standard_error + slack * n
-
-
-def test_batched_products_are_the_single_ones() -> None:
-    problem = regression(2, 7, 3, 2)
-    H = hessian(problem.value(), problem.params)
-    V = randn(H.shape[0], 9)
-    assert_close(H @ V, torch.stack([H @ v for v in V.unbind(1)], 1), 1e-13)
-    assert_close(H.dense(), problem.hessian(), 1e-12)
-
-
-def test_the_size_of_a_batch_follows_from_the_largest_tensor_in_the_graph() -> None:
-    """This fails where PyTorch no longer tells the shapes that its nodes carry."""
-    x = randn(7, 3).requires_grad_()
-    loss = (x @ randn(3, 11)).square().sum()
-    assert loss.grad_fn is not None
-    assert largest_gradient([loss.grad_fn]) == 77
-
-
-def test_operations_that_cannot_be_vectorised_are_taken_one_by_one() -> None:
-    class Cube(torch.autograd.Function):  # without a vmap rule
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x**3
-
-        @staticmethod
-        def backward(ctx, g):
-            (x,) = ctx.saved_tensors
-            return 3 * g * x.detach() ** 2 if ctx.needs_input_grad[0] else None
-
-    x = randn(5).requires_grad_()
-    shape = (x[:, None] - x).square()
-    loss = (Cube.apply(x) * 0).sum() + shape.pow(2).sum()
-    H = hessian(loss, [x])
-    assert_close(H.dense(), torch.stack([H @ e for e in torch.eye(5)], 1))
-
-
-# Definiteness
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_indefinite_matrix_is_never_called_definite(seed: int) -> None:
-    """A thousand matrices of norm about one whose smallest eigenvalue is -1e-10 or below."""
-    for case in range(100):
-        random = generator(1000 * seed + case)
-        n = int(torch.randint(1, 60, (), generator=random))
-        margin = 10 ** float(-10 * torch.rand((), generator=random))
-        values = torch.cat([torch.tensor([-margin]), torch.rand(n - 1, generator=random)])
-        matrix = torch.diag(values) if case % 2 else symmetric_with(values, seed=case)
-        A = from_dense(matrix)
-        assert inertia(A).positive_definite is not True
-        steps = (100, 20, 6)[case % 3]
-        assert extreme_eigenvalues(A, max_iter=steps, seed=case).positive_definite is not True
-
-
-@given(st.integers(1, 12), st.integers(0, 12), st.integers(0, 12), seeds)
-def test_inertia_counts(negative: int, zero: int, positive: int, seed: int) -> None:
-    values = torch.cat([-torch.rand(negative) - 0.1, torch.zeros(zero), torch.rand(positive) + 0.1])
-    signs = inertia(from_dense(torch.diag(values)))
-    assert (signs.negative, signs.undecided, signs.positive) == (negative, zero, positive)
-    turned = inertia(from_dense(symmetric_with(values, seed=seed)))
-    assert (turned.negative, turned.undecided, turned.positive) == (negative, zero, positive)
-    n = len(values)
-    assert signs.negative_fraction == Fraction(negative / n, negative / n, (negative + zero) / n)
-    assert signs.positive_definite is (False if negative else None if zero else True)
-
-
-def test_what_rounding_decides_is_undecided() -> None:
-    values = torch.tensor([-1e-17, 1e-17, 1.0])
-    assert Inertia.of(values, 1e-16) == Inertia(0, 2, 1, 1e-16)
-    assert Inertia.of(values, 0.0) == Inertia(1, 0, 2, 0.0)
-    coarse = inertia(from_dense(torch.diag(torch.tensor([-1e-3, 0.5, 1.0]))), epsilon=1e-3)
-    assert coarse.undecided == 1
 
 
 # The negative share
@@ -264,27 +185,3 @@ def test_density_integrates_to_one_and_follows_the_eigenvalues() -> None:
     assert float(torch.trapezoid(curve, x)) == pytest.approx(1.0, abs=1e-6)
     assert float(curve[(x + 0.5).abs().argmin()]) == pytest.approx(0.5, abs=0.08)
     assert float(curve[(x - 1.0).abs().argmin()]) == pytest.approx(0.25, abs=0.05)
-
-
-# The trace
-
-
-@given(st.integers(1, 40), seeds)
-def test_trace_of_a_matrix_of_low_rank_is_exact(n: int, seed: int) -> None:
-    values = torch.zeros(n)
-    values[: min(n, 3)] = torch.tensor([5.0, -2.0, 1.0])[:n]
-    found = trace(from_dense(symmetric_with(values, seed=seed)), seed=seed)
-    assert found.value == pytest.approx(float(values.sum()), abs=1e-10)
-    assert found.products <= max(n, 30)
-
-
-def test_trace_lies_within_its_standard_error() -> None:
-    values = torch.linspace(-1, 2, 200)
-    A = from_dense(symmetric_with(values))
-    misses = [
-        abs(found.value - float(values.sum())) / found.standard_error
-        for found in (trace(A, seed=10 * i) for i in range(40))
-    ]
-    assert sum(miss < 2 for miss in misses) >= 34
-    assert max(misses) < 5
-    assert trace(identity(4)).value == 4

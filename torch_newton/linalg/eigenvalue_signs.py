@@ -1,4 +1,7 @@
-"""How many eigenvalues of a symmetric matrix are negative, counted."""
+"""All eigenvalues of a symmetric operator, from its matrix, and how many are negative.
+
+An eigenvalue counts as negative or positive only where rounding cannot have decided its sign.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator
+from .operators import LinearOperator, check_square
 
 
 class NotFiniteError(ValueError):
@@ -38,7 +41,7 @@ class Inertia:
 
     @property
     def negative_fraction(self) -> Fraction:
-        """The share that is negative; no more than the undecided ones could add to it."""
+        """The share that is negative; at most all undecided ones could be so, too."""
         low = self.negative / self.size
         return Fraction(low, low, (self.negative + self.undecided) / self.size)
 
@@ -51,7 +54,7 @@ class Inertia:
 
     @classmethod
     def of(cls, eigenvalues: Tensor, rounding: float) -> Inertia:
-        """That of eigenvalues known to `rounding`."""
+        """The inertia of eigenvalues that are known to within `rounding`."""
         negative = int((eigenvalues < -rounding).sum())
         positive = int((eigenvalues > rounding).sum())
         return cls(negative, len(eigenvalues) - negative - positive, positive, rounding)
@@ -107,9 +110,7 @@ def dense_symmetric(A: LinearOperator) -> Tensor:
         ValueError: A is not square.
         NotFiniteError: A is not finite.
     """
-    rows, columns = A.shape
-    if rows != columns:
-        raise ValueError(f"the operator must be square, not {rows} x {columns}")
+    check_square(A)
     matrix = A.dense().double()
     if not bool(torch.isfinite(matrix).all()):
         raise NotFiniteError("the matrix is not finite: look for overflow in what it is made of")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator
+from .operators import LinearOperator, check_square
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,25 @@ class Trace:
 
 
 def trace(A: LinearOperator, *, products: int = 30, seed: int = 0) -> Trace:
-    r"""The trace of a symmetric operator, by Hutch++.
+    r"""The trace of a symmetric operator, by the estimator Hutch++.
 
     A third of the products finds an orthonormal Q that spans most of A's range, a third gives
     :math:`\mathrm{tr}(Q^T A Q)` exactly, and a third estimates the rest, the mean of
     :math:`g^T (I - Q Q^T) A (I - Q Q^T) g` over random signs g (Meyer, Musco, Musco, Woodruff
     2021, *Hutch++: optimal stochastic trace estimation*). The standard error is that of the last
-    part alone. With n products or more the diagonal is summed.
+    part, the only random one. With n products or more the diagonal is summed.
 
     Args:
         A: symmetric, n x n.
-        products: at most so many.
+        products: at most so many; the default is chosen by cost, that of 60 gradients.
         seed: of the random vectors.
 
     Raises:
-        ValueError: A is not square, or there are fewer than 6 products, with which no error can
-            be told.
+        ValueError: A is not square, or there are fewer than 6 products: a third of them must be
+            two samples at least, or there is no spread to take the error from.
     """
-    rows, columns = A.shape
-    if rows != columns:
-        raise ValueError(f"the operator must be square, not {rows} x {columns}")
+    check_square(A)
+    rows = A.shape[0]
     if products < 6:
         raise ValueError(f"trace needs at least 6 products to know its error, not {products}")
     if rows <= products:

@@ -1,4 +1,9 @@
+"""Expressions of operators, and what wraps them, against their dense matrices."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,34 +13,15 @@ from torch import Tensor
 
 from tests.helpers import assert_close, randn
 from torch_newton import LinearOperator, damped, from_dense, identity
-from torch_newton.linalg.flat import flatten, unflatten
+from torch_newton.autodiff.finite_difference import NonFiniteProductError, finite
+from torch_newton.closure.distributed import Ranks
+from torch_newton.linalg.operators import congruent
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 sizes = st.integers(1, 6)
 seeds = st.integers(0, 10_000)
 numbers = st.floats(-8, 8, allow_nan=False)
-
-
-@given(st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=5), seeds)
-def test_unflatten_undoes_flatten(shapes: list[list[int]], seed: int) -> None:
-    tensors = [randn(*shape, seed=seed + i) for i, shape in enumerate(shapes)]
-    vector = flatten(tensors)
-    assert vector.shape == (sum(t.numel() for t in tensors),)
-    for tensor, back in zip(tensors, unflatten(vector, tensors), strict=True):
-        assert back.shape == tensor.shape
-        assert torch.equal(back, tensor)
-
-
-def test_flatten_keeps_the_order_and_reads_noncontiguous_tensors_by_rows() -> None:
-    matrix = torch.arange(6.0).view(2, 3).T
-    assert flatten([matrix, torch.tensor(9.0)]).tolist() == [0, 3, 1, 4, 2, 5, 9]
-
-
-@pytest.mark.parametrize("length", [4, 6])
-def test_unflatten_refuses_a_vector_of_another_length(length: int) -> None:
-    with pytest.raises(RuntimeError):
-        unflatten(torch.zeros(length), [torch.zeros(2, 2), torch.zeros(())])
 
 
 def matrices(*shapes: tuple[int, int], seed: int) -> list[tuple[Tensor, LinearOperator]]:
@@ -133,3 +119,71 @@ def test_an_expression_is_evaluated_only_when_it_meets_a_vector() -> None:
     assert not calls
     assert_close(B @ torch.ones(3), torch.full((3,), 10.0))
     assert len(calls) == 3
+
+
+class Counting:
+    """A symmetric matrix as an operator that counts its products with vectors and with matrices."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.vectors = self.matrices = 0
+
+    def matvec(self, v: Tensor) -> Tensor:
+        self.vectors += 1
+        return self.matrix @ v
+
+    def matmat(self, V: Tensor) -> Tensor:
+        self.matrices += 1
+        return self.matrix @ V
+
+    def operator(self) -> LinearOperator:
+        n, kind = len(self.matrix), self.matrix
+        products = (self.matvec, self.matvec)
+        return LinearOperator((n, n), *products, kind.dtype, kind.device, self.matmat, self.matmat)
+
+
+def averaged(A: LinearOperator) -> LinearOperator:
+    """The mean over two ranks that hold the same."""
+    ranks = Ranks()
+    ranks.several = ranks._met = True
+    ranks.mean = lambda vector: (vector + vector) / 2  # type: ignore[method-assign]
+    return ranks.averaged(A)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        finite,
+        averaged,
+        lambda A: congruent(A, torch.linspace(0.5, 2.0, 6)),
+        lambda A: damped(A, 0.3),
+        lambda A: damped(congruent(finite(averaged(A)), torch.linspace(0.5, 2.0, 6)), 0.3),
+    ],
+    ids=["finite", "averaged", "congruent", "damped", "all of them"],
+)
+def test_what_wraps_an_operator_keeps_its_products_with_matrices(
+    wrap: Callable[[LinearOperator], LinearOperator],
+) -> None:
+    matrix = randn(6, 6)
+    counting = Counting(matrix + matrix.T)
+    wrapped = wrap(counting.operator())
+    dense = wrapped.dense()
+    assert (counting.vectors, counting.matrices) == (0, 1)
+    columns = torch.stack([wrapped @ column for column in torch.eye(6)], dim=1)
+    assert counting.vectors == 6
+    assert_close(dense, columns, 1e-12)
+    singly = wrap(replace(counting.operator(), matmat=None, rmatmat=None))
+    assert_close(singly.dense(), dense, 1e-12)
+
+
+def test_a_column_that_is_not_finite_raises_unless_it_was_not_before() -> None:
+    A = finite(from_dense(torch.diag(torch.tensor([1.0, torch.inf, 1.0]))))
+    V = torch.eye(3)
+    # 0 times infinity is not finite either, so that every finite vector is refused here.
+    with pytest.raises(NonFiniteProductError):
+        A @ V[:, :1]
+    with pytest.raises(NonFiniteProductError):
+        A.dense()
+    B = finite(from_dense(torch.ones(3, 3)))
+    V[1, 1] = torch.nan
+    assert torch.equal(torch.isfinite(B @ V).all(0), torch.tensor([True, False, True]))
