@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -77,11 +76,3 @@ def takes_batch_index(module: Any) -> bool:
 def takes_dataloader_iterator(module: Any) -> bool:
     """Whether ``training_step`` draws its batches itself."""
     return "dataloader_iter" in inspect.signature(module.training_step).parameters
-
-
-def low_precision(trainer: Any) -> float:
-    """The unit of rounding of reduced-precision products, 0 where the trainer uses none."""
-    precision = str(trainer.precision)
-    if "bf16" in precision or "transformer-engine" in precision:
-        return float(torch.finfo(torch.bfloat16).eps)
-    return float(torch.finfo(torch.float16).eps) if precision.startswith("16") else 0.0

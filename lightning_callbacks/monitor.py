@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from torch_newton import (
-    Adaptive,
-    DampingContext,
-    LinearOperator,
-    Observation,
-    RegNewton,
-    gradient_and_hessian,
-    hessian,
-    width,
-)
-from torch_newton.kernels.rows import Rows
+from torch_newton import Observation, RegNewton
 
-from .batch import OfBatch, copy_of, low_precision, probe_batches, training_loss
+from .batch import OfBatch
 from .budget import Budget
 from .compat import Callback
 from .config import Arguments
-from .hessian import Numbers, last_newton_step, newton_numbers
 from .isolation import undisturbed
-from .measurement import Point, measure, rows_given, rows_in
-from .tensorboard import write_spectra
-from .trainer import last_scaling, mean_over_processes, trained
+from .logs import mean_over_processes, publish, write
+from .measurement import Measurement, measure
+from .newton import point_of_step
+from .probe import Probe
+from .quantities.base import Numbers, Quantity
+from .schedule import Schedule
+from .trainer import low_precision
+from .warn_once import WarnOnce
 
 SEED = 0
+"""Of the random numbers in a measurement. Any fixed one serves: with the same dropout mask every
+time, a difference between two measurements is one of the parameters."""
 
 
 class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
@@ -138,7 +132,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         every_n_steps: int = 10,
         log_key_prefix: str = "",
         logging_interval: str = "step",
-        quantities: Sequence[str] = ("hessian", "ntk", "nntk"),
+        quantities: str | Quantity | Sequence[str | Quantity] = ("hessian", "ntk", "nntk"),
         probe: Any = None,
         damping: float | None = None,
         loss: OfBatch | None = None,
@@ -150,22 +144,25 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         figures: bool = True,
     ) -> None:
         super().__init__()
-        names = (quantities,) if isinstance(quantities, str) else tuple(quantities)
+        asked = [quantities] if isinstance(quantities, (str, Quantity)) else quantities
         self.arguments = Arguments(
-            every_n_steps, log_key_prefix, logging_interval, names, probe, damping, loss, outputs,
-            max_overhead, max_rows, exact_up_to, max_products, figures,
+            every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
+            outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
         )  # fmt: skip
         self._forget()
 
     def _forget(self) -> None:
         self.latest: Numbers = {}
         self.spectra: dict[str, Tensor] = {}
-        self.measured_at: int | None = None
-        self._batches: list[Any] | None = None
-        self._scale: float | None = None
-        self._said: set[str] = set()
-        self._budget = Budget(self.arguments.max_overhead)
+        self._warn = WarnOnce()
+        self._probe = Probe(self.arguments, self._warn)
+        self._schedule = Schedule(self.arguments)
         self._handle: Any = None
+
+    @property
+    def measured_at(self) -> int | None:
+        """The step of the last measurement, None before the first."""
+        return self._schedule.measured_at
 
     @property
     def seconds(self) -> float:
@@ -179,18 +176,24 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         return self._budget.spent / training if training > 0 else 0.0
 
     @property
+    def _budget(self) -> Budget:
+        return self._schedule.budget
+
+    @property
     def state_key(self) -> str:
         """Two monitors in one trainer differ by their prefixes."""
         return f"CurvatureMonitor[{self.arguments.log_key_prefix}]"
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the scale of lambda, and what was measured last."""
-        return {"scale": self._scale, "measured_at": self.measured_at, "latest": self.latest}
+        return {
+            "scale": self._probe.scale, "measured_at": self.measured_at, "latest": self.latest
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._scale = state_dict["scale"]
-        self.measured_at = state_dict["measured_at"]
+        self._probe.scale = state_dict["scale"]
+        self._schedule.measured_at = state_dict["measured_at"]
         self.latest = dict(state_dict["latest"])
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -203,13 +206,11 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """After resuming, publish what was measured last; watch RegNewton where that serves."""
-        self._publish(trainer)
-        self._budget = Budget(self.arguments.max_overhead)
+        publish(trainer, self.latest)
+        self._schedule.begin()
         newton = self._own_step(trainer)
         if newton is not None:
-            self._handle = newton.register_observer(
-                lambda observation: self._observe(trainer, observation)
-            )
+            self._handle = newton.register_observer(lambda seen: self._observe(trainer, seen))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stop watching."""
@@ -223,23 +224,21 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         """Keep the first batch, and measure before the first step."""
         if self._handle is not None:
             return
-        if self._batches is None and self.arguments.probe is None:
-            self._batches = [copy_of(batch)]
+        self._probe.keep_first(batch)
         if self.measured_at is None:
-            self._measure_and_log(trainer, pl_module)
+            self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure where another `every_n_steps` optimizer steps are complete."""
-        by_step = self.arguments.logging_interval == "step" and self._handle is None
-        if by_step and self._is_due(trainer) and self._allowed(trainer):
-            self._measure_and_log(trainer, pl_module)
+        if self._handle is None and self._schedule.due_after_step(trainer):
+            self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
-        if self.arguments.logging_interval == "epoch" and self._allowed(trainer):
-            self._measure_and_log(trainer, pl_module)
+        if self._schedule.due_after_epoch(trainer):
+            self._measure(trainer, pl_module)
 
     def _own_step(self, trainer: Any) -> RegNewton | None:
         """The optimizer whose steps are what is to be measured, where there is one."""
@@ -253,128 +252,35 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             return None
         return optimizers[0] if isinstance(optimizers[0], RegNewton) else None
 
-    def _is_due(self, trainer: Any) -> bool:
-        """Whether a multiple of `every_n_steps` has just been reached."""
-        n, step = self.arguments.every_n_steps, int(trainer.global_step)
-        if self.measured_at is None:
-            return True
-        return step % n == 0 and step > self.measured_at
-
-    def _allowed(self, trainer: Any) -> bool:
-        """Whether there is time to measure; the first process decides for all."""
-        allowed = self._budget.allows()
-        return bool(trainer.strategy.broadcast(allowed)) if trainer.world_size > 1 else allowed
-
-    def _measure_and_log(self, trainer: Any, pl_module: Any) -> None:
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
+        """Measure on the probe, beside the training."""
+        settings = self.arguments.settings(low_precision(trainer))
         with self._budget.measuring():
-            self._log(trainer, self._measure(trainer, pl_module))
+            with (
+                undisturbed(trainer, pl_module, SEED),
+                torch.inference_mode(False),
+                torch.enable_grad(),
+            ):
+                point = self._probe.point(trainer, pl_module, settings)
+                found = Measurement()
+                if point is not None:
+                    found = measure(point, self.arguments.selected())
+            numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
+            self._log(trainer, Measurement(numbers, found.spectra))
 
-    def _observe(self, trainer: Any, observation: Observation) -> None:
-        if not (self._is_due(trainer) and self._allowed(trainer)):
+    def _observe(self, trainer: Any, seen: Observation) -> None:
+        """Measure a step of RegNewton, from what the step knows."""
+        if not self._schedule.due_in_step(trainer):
             return
+        settings = self.arguments.settings(low_precision(trainer))
         with self._budget.measuring(), torch.enable_grad():
-            self._log(trainer, self._of_step(trainer, observation))
+            point = point_of_step(seen, self.arguments.damping, settings, self._warn)
+            self._log(trainer, measure(point, self.arguments.selected()))
 
-    def _log(self, trainer: Any, numbers: Numbers) -> None:
-        self.measured_at = trainer.global_step
-        prefix = self.arguments.log_key_prefix
-        self.latest = {prefix + key: value for key, value in numbers.items()}
-        self._publish(trainer)
-        if not (self.latest and trainer.is_global_zero):
-            return
-        step, figures = trainer.global_step, self.arguments.figures
-        for logger in trainer.loggers:
-            logger.log_metrics(self.latest, step=step)
-        write_spectra(trainer.loggers, self.spectra, step, prefix=prefix, figures=figures)
-
-    def _publish(self, trainer: Any) -> None:
-        values = torch.tensor(list(self.latest.values()), dtype=torch.float64)
-        trainer.callback_metrics.update(zip(self.latest, values.unbind(), strict=True))
-
-    def _measure(self, trainer: Any, pl_module: Any) -> Numbers:
-        params = trained(trainer.optimizers)
-        with (
-            undisturbed(trainer, pl_module, SEED),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
-            probe = self.arguments.probe
-            if self._batches is None or callable(probe):
-                self._batches = probe_batches(trainer, pl_module, probe)
-            losses = self._evaluate(self.arguments.loss or training_loss, trainer, pl_module)
-            if losses is None:
-                self._say("training_step skipped the probe batch, so there is nothing to measure")
-                return {}
-            loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
-            gradient, H = gradient_and_hessian(loss, params)
-            damping = self._lambda(gradient, H, params, trainer.optimizers)
-            rows = lambda: self._rows(trainer, pl_module, loss, params)  # noqa: E731
-            given = self.arguments.damping is not None
-            scaling = None if given else last_scaling(trainer.optimizers, params)
-            numbers = self._at(trainer, Point(gradient, H, damping, rows, scaling=scaling))
-        step = last_newton_step(trainer.optimizers)
-        numbers |= {} if step is None else newton_numbers(step)
-        return mean_over_processes(trainer, numbers)
-
-    def _of_step(self, trainer: Any, seen: Observation) -> Numbers:
-        """What there is to say of a step of RegNewton, from what it knows."""
-        H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
-        damping = seen.step.damping if self.arguments.damping is None else self.arguments.damping
-        space = seen.space
-        known, gram = (None, None) if space is None else (space.jacobian, space.gram)
-        rows = lambda: rows_in(seen.loss, list(seen.params), self._say, known)  # noqa: E731
-        scaling = seen.scaling if self.arguments.damping is None else None
-        point = Point(seen.gradient, H, damping, rows, gram, scaling)
-        return self._at(trainer, point) | newton_numbers(seen.step)
-
-    def _at(self, trainer: Any, point: Point) -> Numbers:
-        measured = measure(point, self.arguments, low_precision(trainer))
-        self.spectra = measured.spectra
-        return measured.numbers
-
-    def _evaluate(
-        self, function: Callable[[Any, Any], Tensor | None], trainer: Any, pl_module: Any
-    ) -> list[Tensor] | None:
-        """What `function` makes of each probe batch, in the trainer's precision."""
-        results = []
-        with trainer.precision_plugin.train_step_context():
-            for batch in self._batches or []:
-                result = function(pl_module, copy_of(batch))
-                if result is None:
-                    return None
-                results.append(result)
-        return results
-
-    def _lambda(
-        self,
-        gradient: Tensor,
-        H: LinearOperator,
-        params: list[Tensor],
-        optimizers: Sequence[torch.optim.Optimizer],
-    ) -> float:
-        """The damping of H + lambda I, absolute."""
-        newton = next((o for o in optimizers if isinstance(o, RegNewton)), None)
-        if self.arguments.damping is not None:
-            return float(self.arguments.damping)
-        if newton is not None and newton.last_step is not None:
-            return newton.last_step.damping
-        if self._scale is None:
-            s = float(torch.linalg.vector_norm(H @ gradient) / torch.linalg.vector_norm(gradient))
-            self._scale = s if s > 0 and math.isfinite(s) else None
-        n = width(params) if newton is None else newton.options.width or width(params)
-        rule = Adaptive() if newton is None else newton.options.damping
-        return rule(None, DampingContext(self._scale or 1.0, n, torch.finfo(params[0].dtype).eps))
-
-    def _rows(
-        self, trainer: Any, pl_module: Any, loss: Tensor, params: list[Tensor]
-    ) -> Rows | None:
-        if self.arguments.outputs is None:
-            return rows_in(loss, params, self._say)
-        outputs = self._evaluate(self.arguments.outputs, trainer, pl_module) or []
-        return rows_given(outputs, params, self._say)
-
-    def _say(self, message: str) -> None:
-        """Warn, once for each message."""
-        if message not in self._said:
-            self._said.add(message)
-            rank_zero_warn(f"CurvatureMonitor: {message}", category=UserWarning)
+    def _log(self, trainer: Any, found: Measurement) -> None:
+        prefix, figures = self.arguments.log_key_prefix, self.arguments.figures
+        self._schedule.measured_at = trainer.global_step
+        self.spectra = found.spectra
+        self.latest = {prefix + key: value for key, value in found.numbers.items()}
+        publish(trainer, self.latest)
+        write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_callbacks import CurvatureMonitor
 from lightning_callbacks.budget import Budget
-from lightning_callbacks.hessian import hessian_spectrum
 from lightning_callbacks.isolation import remember, undisturbed
+from lightning_callbacks.quantities.hessian import hessian_numbers
+from lightning_callbacks.spectrum import hessian_spectrum
 from tests.helpers import generator, mlp, problem_of, randn
 from torch_newton import Adaptive, RegNewton, gradient, hessian, width
 
@@ -259,10 +260,12 @@ def test_definiteness_is_claimed_only_where_proved():
 
     for exact_up_to in (0, 100):
         spectrum = Matrix([-1.0, 0.5, 2.0]).spectrum(exact_up_to)
-        assert spectrum.numbers(1.1)["hessian/positive_definite"] == 1
-        assert spectrum.numbers(0.9)["hessian/positive_definite"] == 0
-        assert math.isnan(spectrum.numbers(1.0)["hessian/positive_definite"])
-        assert spectrum.numbers(1.0)["hessian/negative_fraction"] == pytest.approx(1 / 3, abs=0.35)
+        assert hessian_numbers(spectrum, 1.1)["hessian/positive_definite"] == 1
+        assert hessian_numbers(spectrum, 0.9)["hessian/positive_definite"] == 0
+        assert math.isnan(hessian_numbers(spectrum, 1.0)["hessian/positive_definite"])
+        assert hessian_numbers(spectrum, 1.0)["hessian/negative_fraction"] == pytest.approx(
+            1 / 3, abs=0.35
+        )
 
 
 def test_more_rows_than_parameters_are_a_singular_kernel(one_pl):
