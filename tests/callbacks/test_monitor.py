@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_callbacks import CurvatureMonitor
 from lightning_callbacks.budget import Budget
-from lightning_callbacks.isolation import remember, undisturbed
+from lightning_callbacks.isolation import undisturbed
 from lightning_callbacks.quantities.hessian import hessian_numbers
+from lightning_callbacks.remember import remember
 from lightning_callbacks.spectrum import hessian_spectrum
 from tests.helpers import generator, mlp, problem_of, randn
 from torch_newton import Adaptive, RegNewton, gradient, hessian, width
