@@ -32,8 +32,14 @@ def probe_batches(trainer: Any, module: Any, probe: Any) -> list[Any]:
 
 
 def copy_of(batch: Any) -> Any:
-    """A copy of `batch` that shares no memory with it and hangs on no graph."""
+    """A copy of `batch` that shares no memory with it and hangs on no graph.
 
+    A ``training_step`` may pop the targets from the dictionary that it is given, or add noise to
+    the inputs in place; a batch may be an object of its own class, as in libraries for graphs.
+    """
+
+    # deepcopy refuses what hangs on a graph, such as collocation points from a trained sampler.
+    # That they require a gradient must stay, since the loss may differentiate in them.
     def detached(tensor: Tensor) -> Tensor:
         return tensor.detach().requires_grad_(tensor.requires_grad)
 
@@ -42,6 +48,7 @@ def copy_of(batch: Any) -> Any:
 
 def moved(trainer: Any, module: Any, batch: Any) -> Any:
     """`batch` as the trainer would hand it to ``training_step``: its dtype, hooks and device."""
+    # A copy, since a loader may hand out the same objects to the training, and hooks change them.
     batch = trainer.precision_plugin.convert_input(copy_of(batch))
     batch = module.on_before_batch_transfer(batch, 0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)

@@ -204,33 +204,70 @@ def test_a_graph_that_spans_the_measurement_can_still_be_differentiated():
 # The batch
 
 
-class OfDictionaries(Module):
-    """Takes the labels out of the batch, and adds noise to the inputs in place."""
+class Careless(Module):
+    """Takes the targets out of the batch, and changes the inputs in place, in hook and step."""
+
+    def __init__(self):
+        super().__init__(None, None)
+        self.seen = []
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        batch["x"].mul_(2.0)
+        return batch
 
     def training_step(self, batch, batch_idx):
+        self.seen.append(float(batch["x"].sum()))
         y = batch.pop("y")
-        self.points.append(float(batch["x"].detach().sum()))
-        batch["x"].data.add_(1.0)
+        batch["x"].add_(1.0)
         return MSE(self.net(batch["x"]), y)
 
 
-def test_a_step_may_change_its_batch():
-    module = OfDictionaries(None, None)
-    module.points = points = []
+class Recorder(CurvatureMonitor):
+    """Sees what the module saw during a measurement, which is forgotten after it."""
+
+    def __init__(self, **options):
+        super().__init__(1, max_overhead=None, quantities="hessian", loss=self.loss, **options)
+        self.seen = []
+
+    def loss(self, module, batch):
+        loss = module.training_step(batch, 0)
+        self.seen.append(module.seen[-1])
+        return loss
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_step_may_change_its_batch(given):
     probe = {"x": X.clone(), "y": Y}
-    measured = []
-
-    def loss(module, batch):
-        measured.append(float(batch["x"].sum()))
-        return module.training_step(batch, 0)
-
-    given = monitor(probe=probe, loss=loss)
+    recorder = Recorder(probe=probe if given else None)
     loader = DataLoader([{"x": X.clone(), "y": Y} for _ in range(4)], batch_size=None)
-    fit(module, given, loader=loader)
-    assert points == [float(X.sum())] * 4
-    assert measured == [float(X.sum())] * 5
+    module = fit(Careless(), recorder, loader=loader)
+    assert module.seen == [float(2 * X.sum())] * 4
+    assert recorder.seen == [float(2 * X.sum())] * 5
     assert torch.equal(probe["x"], X)
     assert set(probe) == {"x", "y"}
+
+
+class Graph:
+    """A batch of its own class, as libraries for graphs and for texts have them."""
+
+    def __init__(self):
+        self.x, self.y = X.clone(), Y.clone()
+
+
+def test_a_step_may_change_a_batch_of_its_own_class():
+    class OfGraphs(Careless):
+        on_before_batch_transfer = pl.LightningModule.on_before_batch_transfer
+
+        def training_step(self, batch, batch_idx):
+            self.seen.append(float(batch.x.sum()))
+            batch.x.add_(1.0)
+            return MSE(self.net(batch.x), batch.y)
+
+    recorder = Recorder()
+    loader = DataLoader([Graph() for _ in range(4)], batch_size=None)
+    module = fit(OfGraphs(), recorder, loader=loader)
+    assert module.seen == [float(X.sum())] * 4
+    assert recorder.seen == [float(X.sum())] * 5
 
 
 def test_a_probe_may_hang_on_a_graph_and_keeps_what_it_differentiates():
