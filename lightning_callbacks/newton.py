@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch_newton import LinearOperator, Observation, RegNewton, Step, hessian
 from torch_newton.preconditioners.scaling import Scaling
 
+from .config import Arguments
 from .jacobian import Warn, jacobian_in
 from .point import Point, Settings
 
@@ -35,6 +37,23 @@ def last_scaling(optimizers: Optimizers, params: Sequence[Tensor]) -> Tensor | N
     if found is None or not found[1].arm.scaled:
         return None
     return Scaling.kept(found[0].state, params).vector
+
+
+def optimizer_to_observe(trainer: Any, given: Arguments) -> RegNewton | None:
+    """The optimizer whose own steps can be measured, None where a probe must be evaluated.
+
+    That takes a step whose loss and batch are those to be measured: the user has asked for no
+    others, it is the only optimizer, its closure sees one whole batch, and the epoch's end, where
+    no step is being taken, is not the time to measure.
+    """
+    if given.probe is not None or given.loss is not None or given.outputs is not None:
+        return None
+    if given.logging_interval == "epoch" or trainer.world_size > 1:
+        return None
+    optimizers = list(trainer.optimizers)
+    if len(optimizers) != 1 or trainer.accumulate_grad_batches != 1:
+        return None
+    return optimizers[0] if isinstance(optimizers[0], RegNewton) else None
 
 
 def point_of_step(
