@@ -143,7 +143,7 @@ def _remember_tensor(thing: Tensor) -> Undo:
 def _writable(thing: Tensor) -> bool:
     """Whether its entries have places of their own, unlike those of a mask expanded from one.
 
-    A sparse adjacency matrix that is compressed by rows or columns has no strides to tell.
+    A sparse adjacency matrix that is compressed by rows or columns has no strides.
     """
     if thing.layout is not torch.strided:
         return False
