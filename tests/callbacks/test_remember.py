@@ -159,6 +159,26 @@ def test_a_module_that_keeps_things_trains_as_it_does_without_the_monitor(name):
     assert shown(watched.held) == shown(plain.held)
 
 
+def test_remembering_reaches_into_containers():
+    module = torch.nn.Module()
+    module.inner = {"list": [1, 2], "set": {3}, "pair": (torch.ones(2), [4])}
+    module.wide = torch.ones(1).expand(3)
+    undo = remember(module)
+    module.inner["list"].append(5)
+    module.inner["set"].add(6)
+    module.inner["pair"][0].add_(1)
+    module.inner["pair"][1].clear()
+    module.inner["new"] = 7
+    module.other = 8
+    undo()
+    assert module.inner["list"] == [1, 2]
+    assert module.inner["set"] == {3}
+    assert module.inner["pair"][0].tolist() == [1, 1]
+    assert module.inner["pair"][1] == [4]
+    assert set(module.inner) == {"list", "set", "pair"}
+    assert not hasattr(module, "other")
+
+
 def test_what_objects_of_other_classes_keep_is_out_of_reach():
     module = torch.nn.Module()
     module.other = SimpleNamespace(count=0)
