@@ -268,7 +268,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure where another `every_n_steps` optimizer steps are complete."""
-        if self._handle is None and self._schedule.due_after_step(trainer):
+        if self._handle is None and self._schedule.due_at_step(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -294,7 +294,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
 
     def _observe(self, trainer: Any, seen: Observation) -> None:
         """Measure a step of RegNewton, from what the step knows."""
-        if not self._schedule.due_in_step(trainer):
+        if not self._schedule.due_at_step(trainer):
             return
         settings = self.arguments.settings(low_precision(trainer))
         with self._budget.measuring(), torch.enable_grad():

@@ -111,7 +111,7 @@ class Point:
     def weighted_kernel(self) -> KernelSpectrum:
         r"""The spectrum of :math:`Q^{1/2} J J^T Q^{1/2}`, Q being the output Hessian."""
         J = self.jacobian
-        assert J is not None
+        assert J is not None  # who asks for it names Need.JACOBIAN
         gram = self.gram if self.scaling is None else None  # it was formed without the scaling
         return kernel_spectrum(
             J.weighted,

@@ -28,14 +28,10 @@ class Schedule:
         """Start the clock anew."""
         self.budget = Budget(self._given.max_overhead)
 
-    def due_after_step(self, trainer: Any) -> bool:
-        """Whether to measure where the trainer stands, between two steps."""
+    def due_at_step(self, trainer: Any) -> bool:
+        """Whether to measure at the optimizer step where the trainer stands."""
         if self._given.logging_interval == "epoch":
             return False
-        return self._reached(trainer) and self._affordable(trainer)
-
-    def due_in_step(self, trainer: Any) -> bool:
-        """Whether to measure the step that RegNewton is taking."""
         return self._reached(trainer) and self._affordable(trainer)
 
     def due_after_epoch(self, trainer: Any) -> bool:
@@ -53,8 +49,8 @@ class Schedule:
     def _affordable(self, trainer: Any) -> bool:
         """Whether there is time to measure.
 
-        The first process decides for all, since clocks differ, and a mean over processes waits
-        for those that do not measure.
+        The first process decides for all: clocks differ, and a mean over processes that some of
+        them do not join would never return.
         """
         allowed = self.budget.allows()
         return bool(trainer.strategy.broadcast(allowed)) if trainer.world_size > 1 else allowed

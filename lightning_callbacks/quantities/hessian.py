@@ -35,7 +35,7 @@ class HessianNumbers(Quantity):
 
     def compute(self, point: Point) -> Measured:
         """The numbers, and all eigenvalues where H is formed."""
-        assert point.spectrum is not None
+        assert point.spectrum is not None  # it is among the needs
         numbers = hessian_numbers(point.spectrum, point.damping)
         if point.scaling is not None:
             damped, rounding = _damped_by_lambda_d(point, point.spectrum, point.scaling)

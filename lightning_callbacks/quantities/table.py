@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .base import Quantity
+from .exact_newton_kernel import ExactNewtonTangentKernel
 from .hessian import HessianNumbers
-from .kernels import ExactNewtonTangentKernel, NewtonTangentKernel, TangentKernel
+from .kernels import NewtonTangentKernel, TangentKernel
 from .newton import NewtonNumbers
 from .trace import TraceNumbers
 
