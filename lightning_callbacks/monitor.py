@@ -72,8 +72,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ==================================  ===========================================================
 
     Here J is the Jacobian of the loss's outputs, and the Newton kernel is
-    :math:`Q^{1/2} J (M + \lambda I)^{-1} J^T Q^{1/2}` with Q the second derivative of the loss in
-    its outputs and M either :math:`J^T Q J`, its Gauss-Newton form, or H.
+    :math:`Q^{1/2} J (C + \lambda I)^{-1} J^T Q^{1/2}` with Q the second derivative of the loss in
+    its outputs and C either :math:`J^T Q J`, its Gauss-Newton form, or H.
 
     They go to every logger of the trainer at ``trainer.global_step``, and to
     ``trainer.callback_metrics``, so that EarlyStopping and ModelCheckpoint can monitor them. A

@@ -98,9 +98,10 @@ class Point:
 
     @cached_property
     def jacobian(self) -> Rows | None:
-        """J of the outputs, and J weighted by the root of the output Hessian; None without outputs.
+        r"""J of the outputs, and :math:`Q^{1/2} J`, Q being the output Hessian.
 
-        The weighted one is in the scaled variables where the damping is scaled.
+        None where the loss shows no outputs. Where the damping is scaled, the latter is in the
+        scaled variables.
         """
         J = self.read_jacobian()
         if J is None or self.scaling is None:
