@@ -1,6 +1,21 @@
-"""Lightning callbacks and metrics that show the curvature of a loss while any optimizer trains."""
+"""Lightning callbacks and metrics that show the curvature of a loss while any optimizer trains.
+
+Public are the names below and the modules `lightning_callbacks.figures`, whose functions draw
+spectra and need Matplotlib, `lightning_callbacks.metrics` and `lightning_callbacks.quantities`,
+which has what a logged quantity of your own is written with. All other modules may change.
+"""
 
 from .metrics import Definiteness, HessianSpectrum, TangentKernelSpectrum
 from .monitor import CurvatureMonitor
+from .quantities import QUANTITIES, Measured, Need, Quantity
 
-__all__ = ["CurvatureMonitor", "Definiteness", "HessianSpectrum", "TangentKernelSpectrum"]
+__all__ = [
+    "QUANTITIES",
+    "CurvatureMonitor",
+    "Definiteness",
+    "HessianSpectrum",
+    "Measured",
+    "Need",
+    "Quantity",
+    "TangentKernelSpectrum",
+]

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -33,8 +32,14 @@ def probe_batches(trainer: Any, module: Any, probe: Any) -> list[Any]:
 
 
 def copy_of(batch: Any) -> Any:
-    """A copy of `batch` that shares no memory with it and hangs on no graph."""
+    """A copy of `batch` that shares no memory with it and hangs on no graph.
 
+    A ``training_step`` may pop the targets from the dictionary that it is given, or add noise to
+    the inputs in place; a batch may be an object of its own class, as in libraries for graphs.
+    """
+
+    # deepcopy refuses what hangs on a graph, such as collocation points from a trained sampler.
+    # That they require a gradient must stay, since the loss may differentiate in them.
     def detached(tensor: Tensor) -> Tensor:
         return tensor.detach().requires_grad_(tensor.requires_grad)
 
@@ -43,6 +48,7 @@ def copy_of(batch: Any) -> Any:
 
 def moved(trainer: Any, module: Any, batch: Any) -> Any:
     """`batch` as the trainer would hand it to ``training_step``: its dtype, hooks and device."""
+    # A copy, since a loader may hand out the same objects to the training, and hooks change them.
     batch = trainer.precision_plugin.convert_input(copy_of(batch))
     batch = module.on_before_batch_transfer(batch, 0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
@@ -77,11 +83,3 @@ def takes_batch_index(module: Any) -> bool:
 def takes_dataloader_iterator(module: Any) -> bool:
     """Whether ``training_step`` draws its batches itself."""
     return "dataloader_iter" in inspect.signature(module.training_step).parameters
-
-
-def low_precision(trainer: Any) -> float:
-    """The unit of rounding of reduced-precision products, 0 where the trainer uses none."""
-    precision = str(trainer.precision)
-    if "bf16" in precision or "transformer-engine" in precision:
-        return float(torch.finfo(torch.bfloat16).eps)
-    return float(torch.finfo(torch.float16).eps) if precision.startswith("16") else 0.0

@@ -11,7 +11,7 @@ class Budget:
     """Allows a measurement where the share of time spent measuring stays below a maximum.
 
     The first is always allowed, because nobody knows what it will cost; after it, one is
-    allowed where the sum, with another as dear as the last, stays below.
+    allowed where the sum, with another as costly as the last, stays below.
 
     Args:
         share: of the time spent training, or None for no limit.

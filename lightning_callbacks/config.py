@@ -10,10 +10,19 @@ from torch.utils.data import DataLoader
 
 from .batch import OfBatch, takes_dataloader_iterator
 from .compat import MisconfigurationException
-from .kernels import KERNELS
+from .point import Settings
+from .quantities.base import Need, Quantity
+from .quantities.table import QUANTITIES
 
-QUANTITIES = ("hessian", "trace", *KERNELS)
 INTERVALS = ("step", "epoch")
+
+SMALLEST = {
+    "every_n_steps": 1,
+    "max_rows": 1,
+    "exact_up_to": 0,  # no matrix is formed
+    "max_products": 2,  # the smallest and the largest eigenvalue take a Lanczos step each
+}
+"""The integer arguments, and the least that each can be."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Arguments:
     every_n_steps: int
     log_key_prefix: str
     logging_interval: str
-    quantities: tuple[str, ...]
+    quantities: tuple[str | Quantity, ...]
     probe: Any
     damping: float | None
     loss: OfBatch | None
@@ -34,11 +43,24 @@ class Arguments:
     max_products: int
     figures: bool
 
+    def selected(self) -> list[Quantity]:
+        """The quantities asked for, each name once, and last the numbers of RegNewton's step."""
+        asked = [QUANTITIES[q] if isinstance(q, str) else q for q in self.quantities]
+        return list({q.name: q for q in (*asked, QUANTITIES["newton"])}.values())
+
+    def settings(self, rounding: float) -> Settings:
+        """How closely to look, with `rounding` the unit of it where that exceeds the dtype's."""
+        return Settings(
+            exact_up_to=self.exact_up_to,
+            max_rows=self.max_rows,
+            max_products=self.max_products,
+            eigenvectors=any(Need.EIGENVECTORS in q.needs for q in self.selected()),
+            rounding=rounding,
+        )
+
     def check(self) -> None:
         """Raise a MisconfigurationException for an argument that cannot be used."""
-        for name, least in (
-            ("every_n_steps", 1), ("max_rows", 1), ("exact_up_to", 0), ("max_products", 2),
-        ):  # fmt: skip
+        for name, least in SMALLEST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 _refuse(f"an integer {name} >= {least}, not {value!r}")
@@ -49,12 +71,31 @@ class Arguments:
                 f"logging_interval to be one of {', '.join(INTERVALS)}, "
                 f"not {self.logging_interval!r}"
             )
-        unknown = [name for name in self.quantities if name not in QUANTITIES]
-        if unknown or not self.quantities:
+        if not isinstance(self.figures, bool):
+            _refuse(f"figures to be True or False, not {self.figures!r}")
+        self._check_quantities()
+        self._check_shares()
+        self._check_evaluation()
+
+    def _check_quantities(self) -> None:
+        known = [
+            isinstance(q, Quantity) or (isinstance(q, str) and q in QUANTITIES)
+            for q in self.quantities
+        ]
+        if not known or not all(known):
+            unknown = [
+                q for q, is_known in zip(self.quantities, known, strict=True) if not is_known
+            ]
             _refuse(
-                f"quantities to be some of {', '.join(QUANTITIES)}, not "
-                f"{', '.join(map(repr, unknown)) or 'none'}"
+                f"quantities to be some of {', '.join(QUANTITIES)}, or instances of Quantity, "
+                f"not {', '.join(map(repr, unknown)) or 'none'}"
             )
+        keys = [key for quantity in self.selected() for key, _ in quantity.documentation]
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated:
+            _refuse(f"quantities that log different keys, and several log {', '.join(repeated)}")
+
+    def _check_shares(self) -> None:
         if self.damping is not None and not _is_number(self.damping):
             _refuse(f"a finite damping >= 0 or None, not {self.damping!r}")
         if self.max_overhead is not None and not (
@@ -64,8 +105,8 @@ class Arguments:
                 "max_overhead to be a positive share of the training time, as 0.1, or None for "
                 f"no limit, not {self.max_overhead!r}"
             )
-        if not isinstance(self.figures, bool):
-            _refuse(f"figures to be True or False, not {self.figures!r}")
+
+    def _check_evaluation(self) -> None:
         for name in ("loss", "outputs"):
             value = getattr(self, name)
             if value is not None and not callable(value):

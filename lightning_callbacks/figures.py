@@ -21,6 +21,21 @@ STYLE: Any = {
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
 }
+"""Sizes for a panel of 3.4 inches, the width of a column in print."""
+
+SHADES = 0.75
+"""Grey of the earliest step; the last is black. Lighter greys are faint on white paper."""
+
+MARKERS = 12
+"""About as many on each curve: enough to tell curves apart in greyscale, without covering them."""
+
+DECADES = 8
+"""Eigenvalues below 1e-8 of the largest are drawn as zero where the user names no other bound:
+the square root of double precision's rounding, and a tenth of single precision's."""
+
+BINS_PER_DECADE = 4
+"""Bins are a factor of 1.8 wide, which is about 70 for both signs of `DECADES`."""
+
 P = ParamSpec("P")
 
 
@@ -95,13 +110,13 @@ def kernel_figure(steps: Sequence[int], ntk: Sequence[Tensor], nntk: Sequence[Te
     figure, panels = _figure(2)
     for axes, name, spectra in zip(panels, ("ntk", "nntk"), (ntk, nntk), strict=True):
         for i, (step, values) in enumerate(zip(steps, spectra, strict=True)):
-            shade = str(0.75 - 0.75 * i / max(1, len(steps) - 1))
+            shade = str(SHADES * (1 - i / max(1, len(steps) - 1)))
             positive = values[values > 0].sort(descending=True).values
             axes.plot(
                 range(1, len(positive) + 1),
                 positive,
                 marker="os^Dv"[i % 5],
-                markevery=max(1, len(positive) // 12),
+                markevery=max(1, len(positive) // MARKERS),
                 color=shade,
                 label=f"step {step}",
             )
@@ -127,12 +142,14 @@ def margin_figure(
     low = torch.as_tensor(lambda_min, dtype=torch.float64)
     shifted = low + torch.as_tensor(damping, dtype=torch.float64)
     sizes = torch.cat([low.abs(), shifted.abs()])
+    # Linear only below the decade of the smallest value: all others are seen in logarithm.
     threshold = 10 ** math.floor(math.log10(float(sizes[sizes > 0].min())))
-    axes.axhspan(-2 * float(sizes.max()), 0, color="0.93", linewidth=0)
+    top = 2 * float(sizes.max())
+    axes.axhspan(-top, 0, color="0.93", linewidth=0)
     axes.plot(steps, shifted, "o-", color="0.0", label=r"$\lambda_{\min}$ of damped $H$")
     axes.plot(steps, low, "s--", color="0.5", label=r"$\lambda_{\min}(H)$")
     axes.set_yscale("symlog", linthresh=threshold)
-    axes.set_ylim(-2 * float(sizes.max()), 2 * float(sizes.max()))
+    axes.set_ylim(-top, top)
     axes.set(xlabel="optimizer step", ylabel="smallest eigenvalue")
     axes.text(0.98, 0.03, "not definite", transform=axes.transAxes, ha="right", color="0.4")
     axes.legend(loc="upper right")
@@ -148,16 +165,16 @@ def heat_map_figure(
     Args:
         steps: optimizer steps.
         spectra: the eigenvalues at each.
-        smallest: absolute values below are drawn as zero; about 1e-8 of the largest where None.
+        smallest: absolute values below are drawn as zero; about 1e-8 of the largest where None
+            (see `DECADES`).
     """
     figure, (axes,) = _figure(1)
     largest = max(float(values.abs().max()) for values in spectra)
     if smallest is None:
-        smallest = 10.0 ** round(math.log10(1e-8 * largest))
+        smallest = 10.0 ** round(math.log10(10.0**-DECADES * largest))
     decades = math.log10(largest / smallest)
-    per_decade = 4
-    bins = 2 * math.ceil(per_decade * decades) + 1
-    top = (bins - 1) / 2 / per_decade + 0.5 / per_decade
+    bins = 2 * math.ceil(BINS_PER_DECADE * decades) + 1  # and one for zero
+    top = bins / 2 / BINS_PER_DECADE
 
     def height(values: Tensor) -> Tensor:
         size = torch.log10((values.abs() / smallest).clamp(min=1.0))
@@ -170,9 +187,11 @@ def heat_map_figure(
     middle = (centres[1:] + centres[:-1]) / 2
     edges = torch.cat([centres[:1], middle, centres[-1:]])
     rows = torch.linspace(-top, top, bins + 1)
+    # Empty bins are white, and so half an eigenvalue on a logarithmic scale of grey.
     image = axes.pcolormesh(
         edges, rows, counts.clamp(min=0.5), cmap="Greys", norm=LogNorm(0.5, float(counts.max()))
     )
+    # A label at every second decade, which is as many as the height of a panel can hold.
     ticks = [k for k in range(-math.floor(decades), math.floor(decades) + 1) if k % 2 == 0]
     exponent = math.log10(smallest)
     axes.set_yticks(ticks, [_power(k, exponent) for k in ticks])

@@ -1,6 +1,6 @@
 """Curvature as torchmetrics: accumulated over batches, synchronised over ranks, and plotted.
 
-The Hessian of a loss that is a mean over batches is the mean of the batches' Hessians, and its
+The Hessian of a loss that is a mean over batches is the mean of the batches' Hessians, but its
 eigenvalues are no mean of theirs. So it is the matrices that are added up, P x P in double
 precision, and `compute` diagonalises the sum. That takes P**2 numbers: beyond `max_parameters` use
 `CurvatureMonitor` with a DataLoader as its probe, or `torch_newton.extreme_eigenvalues`.
@@ -9,67 +9,21 @@ precision, and `compute` diagonalises the sum. That takes P**2 numbers: beyond `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from torch_newton import hessian
 from torch_newton.kernels.rows import jacobian_of
-from torch_newton.linalg.inertia import dense_symmetric
+from torch_newton.linalg.eigenvalue_signs import dense_symmetric
+
+from .mean_matrix import MAX_PARAMETERS, MeanMatrix
 
 
-class _MatrixMetric(Metric):
-    """A weighted mean of P x P matrices over batches and ranks."""
-
-    is_differentiable = False
-    full_state_update = False
-    matrix: Tensor
-    weight: Tensor
-    rounding: Tensor
-
-    def __init__(self, max_parameters: int = 2000, **kwargs: Any) -> None:
-        if max_parameters < 1:
-            raise ValueError(f"max_parameters must be positive, not {max_parameters}")
-        super().__init__(**kwargs)
-        self.max_parameters = max_parameters
-        zero = torch.zeros((), dtype=torch.float64)
-        self.add_state("matrix", torch.zeros(1, 1, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("weight", zero.clone(), dist_reduce_fx="sum")
-        self.add_state("rounding", zero.clone(), dist_reduce_fx="sum")
-
-    def _add(self, form: Callable[[], Tensor], params: Sequence[Tensor], weight: float) -> None:
-        size = sum(param.numel() for param in params)
-        if size > self.max_parameters:
-            raise ValueError(
-                f"{type(self).__name__} adds up matrices of {size} x {size}, more than its "
-                f"max_parameters={self.max_parameters} allows: raise it, or use CurvatureMonitor "
-                "with a DataLoader as probe, which needs products only"
-            )
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"weight must be positive, not {weight}")
-        if self.weight > 0 and len(self.matrix) != size:
-            raise ValueError(
-                f"the matrices added so far are {len(self.matrix)} x {len(self.matrix)}, and this "
-                f"one is {size} x {size}: reset() the metric, or pass the same parameters"
-            )
-        matrix = form().detach().to(self.matrix.device, torch.float64)
-        known = self.matrix if len(self.matrix) == size and self.weight > 0 else 0.0
-        self.matrix = known + weight * matrix
-        self.weight = self.weight + weight
-        # Matrices that cancel leave the rounding errors of each in the sum.
-        epsilon = torch.finfo(params[0].dtype).eps
-        size_of_errors = size * epsilon * torch.linalg.matrix_norm(matrix)
-        self.rounding = self.rounding + weight * size_of_errors
-
-    def _mean(self) -> Tensor:
-        return self.matrix / self.weight
-
-
-class HessianSpectrum(_MatrixMetric):
+class HessianSpectrum(MeanMatrix):
     r"""All eigenvalues of the Hessian of a mean loss, ascending, float64.
 
     >>> theta = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -97,11 +51,11 @@ class HessianSpectrum(_MatrixMetric):
         """
         params = list(params)
         with torch.enable_grad():
-            self._add(lambda: dense_symmetric(hessian(loss, params)), params, weight)
+            self.add(lambda: dense_symmetric(hessian(loss, params)), params, weight)
 
     def compute(self) -> Tensor:
         """The P eigenvalues."""
-        values: Tensor = torch.linalg.eigvalsh(self._mean())
+        values: Tensor = torch.linalg.eigvalsh(self.mean())
         return values
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> tuple[Any, Any]:
@@ -109,7 +63,7 @@ class HessianSpectrum(_MatrixMetric):
         return _plot("hessian", self.compute() if val is None else val, ax)
 
 
-class TangentKernelSpectrum(_MatrixMetric):
+class TangentKernelSpectrum(MeanMatrix):
     r"""The nonzero eigenvalues of the NTK of all samples seen, ascending, float64.
 
     J J^T over the rows of all batches has the nonzero eigenvalues of :math:`J^T J`, which is a sum
@@ -122,7 +76,7 @@ class TangentKernelSpectrum(_MatrixMetric):
 
     rows: Tensor
 
-    def __init__(self, max_parameters: int = 2000, **kwargs: Any) -> None:
+    def __init__(self, max_parameters: int = MAX_PARAMETERS, **kwargs: Any) -> None:
         super().__init__(max_parameters, **kwargs)
         self.add_state("rows", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -143,7 +97,7 @@ class TangentKernelSpectrum(_MatrixMetric):
             return J.T @ J
 
         with torch.enable_grad():
-            self._add(form, params, 1.0)
+            self.add(form, params, 1.0)
         self.rows = self.rows + outputs.numel()
 
     def compute(self) -> Tensor:
@@ -165,7 +119,9 @@ class Definiteness(HessianSpectrum):
         kwargs: those of `torchmetrics.Metric`.
     """
 
-    def __init__(self, damping: float = 0.0, max_parameters: int = 2000, **kwargs: Any) -> None:
+    def __init__(
+        self, damping: float = 0.0, max_parameters: int = MAX_PARAMETERS, **kwargs: Any
+    ) -> None:
         if not (math.isfinite(damping) and damping >= 0):
             raise ValueError(f"damping must be a finite number >= 0, not {damping}")
         super().__init__(max_parameters, **kwargs)

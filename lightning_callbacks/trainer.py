@@ -1,4 +1,4 @@
-"""What the trainer's optimizers train, and means over its processes."""
+"""What the trainer's optimizers train, and in what precision."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_newton import RegNewton
-from torch_newton.preconditioners.scaling import Scaling
-
 from .compat import MisconfigurationException
-from .hessian import Numbers
 
 
 def trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-    """The parameters that the optimizers train, each once."""
+    """The parameters that the optimizers train, each once.
+
+    Raises:
+        MisconfigurationException: they are of several dtypes or devices, or there are none.
+    """
     params = {
         id(param): param
         for optimizer in optimizers
@@ -33,24 +33,9 @@ def trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
     return list(params.values())
 
 
-def last_scaling(
-    optimizers: Sequence[torch.optim.Optimizer], params: Sequence[Tensor]
-) -> Tensor | None:
-    """D^{-1/2} of the last step of a `RegNewton`, where that was damped by lambda D."""
-    for optimizer in optimizers:
-        if isinstance(optimizer, RegNewton) and optimizer.last_step is not None:
-            if not optimizer.last_step.arm.scaled:
-                return None
-            return Scaling.kept(optimizer.state, params).vector
-    return None
-
-
-def mean_over_processes(trainer: Any, numbers: Numbers) -> Numbers:
-    """The mean of each number over all processes, which must call this together."""
-    if trainer.world_size == 1:
-        return numbers
-    values = torch.tensor(
-        list(numbers.values()), dtype=torch.float64, device=trainer.strategy.root_device
-    )
-    means = trainer.strategy.reduce(values, reduce_op="mean").tolist()
-    return dict(zip(numbers, means, strict=True))
+def low_precision(trainer: Any) -> float:
+    """The unit of rounding of reduced-precision products, 0 where the trainer uses none."""
+    precision = str(trainer.precision)
+    if "bf16" in precision or "transformer-engine" in precision:
+        return float(torch.finfo(torch.bfloat16).eps)
+    return float(torch.finfo(torch.float16).eps) if precision.startswith("16") else 0.0

@@ -29,7 +29,7 @@ from tests.helpers import (
 )
 from torch_newton import (
     Adaptive,
-    Arm,
+    CandidateSystem,
     ClosureError,
     DampingContext,
     LinearOperator,
@@ -281,17 +281,17 @@ def test_adaptive_damping_follows_its_rule_from_step_to_step_of_an_arm() -> None
     problem = regression(2, 6, 1)
     rule = Adaptive()
     optimizer = RegNewton(problem.params, damping=rule)
-    last: dict[Arm, Step] = {}
+    last: dict[CandidateSystem, Step] = {}
     followed = 0
     for _ in range(40):
         optimizer.step(closure_of(optimizer, problem.value))
         step = optimizer.last_step
         assert step is not None
-        if step.arm in last and step.attempts == 1:
+        if step.system in last and step.attempts == 1:
             scale = DampingContext(step.scale, step.width, torch.finfo(torch.float64).eps)
-            assert step.damping == rule(last[step.arm], scale)
+            assert step.damping == rule(last[step.system], scale)
             followed += 1
-        last[step.arm] = step
+        last[step.system] = step
     assert followed >= 10
     assert len(last) >= 2
 

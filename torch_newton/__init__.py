@@ -12,31 +12,39 @@ from .autodiff.products import (
     gradient_and_hessian,
     hessian,
     jacobian,
-    newton_tangent_kernel,
-    tangent_kernel,
 )
 from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
-from .damping.rules import Adaptive, Attempt, DampingContext, Fixed, WidthScaled, width
-from .damping.theory import KernelMin, ResidualFollowing
+from .damping import (
+    Adaptive,
+    Attempt,
+    DampingContext,
+    Fixed,
+    KernelMin,
+    ResidualFollowing,
+    WidthScaled,
+    width,
+)
 from .graph.guard import UnreadableGraphWarning
 from .graph.residuals import Residuals, Term, find_residuals
 from .kernels.newton import newton_tangent_gram
+from .kernels.operators import newton_tangent_kernel, tangent_kernel
 from .kernels.rows import KernelError
 from .kernels.spectra import KernelSpectrum, kernel_spectrum, tangent_gram
-from .linalg.conjugate_gradient import Solution, Tridiagonal, conjugate_gradient
+from .linalg.conjugate_gradient import conjugate_gradient
+from .linalg.density import SpectralDensity, negative_fraction, spectral_density
+from .linalg.eigenvalue_signs import Fraction, Inertia, inertia
 from .linalg.eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
-from .linalg.inertia import Fraction, Inertia, inertia
-from .linalg.lanczos import Lanczos, lanczos
+from .linalg.lanczos import Lanczos, Tridiagonal, lanczos
 from .linalg.minres import minimum_residual
 from .linalg.operators import LinearOperator, damped, from_dense, identity
+from .linalg.solution import Solution, Stop
 from .linalg.solve import SolveError, inverse
-from .linalg.stochastic import SpectralDensity, negative_fraction, spectral_density
-from .linalg.trace import Trace, trace
+from .linalg.trace_estimation import Trace, trace
 from .newton.observation import Observation
 from .optimizer import RegNewton
 from .preconditioners.nystrom import Nystrom
 from .preconditioners.sampled_rows import SampledRows
-from .step import Arm, Path, Step, Stop
+from .step import CandidateSystem, Path, Step
 
 try:
     __version__ = version("torch-newton")
@@ -45,8 +53,8 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 __all__ = [
     "Adaptive",
-    "Arm",
     "Attempt",
+    "CandidateSystem",
     "Captured",
     "ClosureError",
     "DampingContext",
@@ -109,7 +117,7 @@ __all__ = [
 ]
 
 
-_RENAMED = {"Scale": "DampingContext"}
+_RENAMED = {"Arm": "CandidateSystem", "Scale": "DampingContext"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,9 +9,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .damping.rules import check_beta
-
 Activation = Callable[[Tensor], Tensor]
+
+
+def check_beta(owner: str, beta: float) -> float:
+    """`beta`, the exponent of a network's output scaling N^-beta, for what `owner` makes of it.
+
+    Raises:
+        ValueError: it is not in [1/2, 1).
+    """
+    if not 0.5 <= beta < 1:
+        raise ValueError(
+            f"{owner} needs an output scaling of 1/2 <= beta < 1, not {beta}: below, the output "
+            "grows with the width; from 1 on no exponent of the damping is admissible"
+        )
+    return beta
 
 
 class ShallowNetwork(nn.Module):

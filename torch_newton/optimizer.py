@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from .autodiff.finite_difference import NonFiniteProductError, gradient_alone
-from .autodiff.products import (
-    NotTwiceDifferentiableError,
-    check_twice_differentiable,
-    differentiable_gradient,
-    plain_gradient,
-)
+from .autodiff.finite_difference import NonFiniteProductError
+from .autodiff.products import NotTwiceDifferentiableError
 from .closure.accumulation import BackwardCalls
-from .closure.capture import Closure, ClosureError, NonFiniteLossError
+from .closure.capture import Closure, ClosureError
 from .closure.evaluator import Evaluator
-from .damping.rules import DampingContext, DampingRule, damping_rule
-from .damping.rules import width as inferred_width
+from .curvature.base import Curvature
+from .damping import damping_rule
+from .damping.base import AnyRule
 from .linalg.flat import flatten
+from .newton import memory as stored
 from .newton.advice import advice
-from .newton.bandit import History
-from .newton.linearization import Linearization, read
+from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
+from .newton.iteration import Iteration, Outcome
+from .newton.memory import Memory
 from .newton.observation import Observation, Observer
-from .newton.options import Options, check_group, check_lr, check_params, warn_of_foreign_lr
-from .newton.quadratic_model import QuadraticModel
-from .newton.trust_region import TrustRegionSearch
-from .preconditioners.base import Preconditioner
-from .preconditioners.scaling import Scaling
-from .step import Step, Stop, arms_of, mask_of
+from .newton.options import Options
+from .preconditioners.base import AnyPreconditioner
+from .step import Step
+from .warning import warn
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -112,9 +107,9 @@ class RegNewton(torch.optim.Optimizer):
         self,
         params: Any,
         lr: float | Tensor = 1.0,
-        damping: str | float | DampingRule = "auto",
-        curvature: str = "auto",
-        preconditioner: str | Preconditioner | None = "auto",
+        damping: str | float | AnyRule = "auto",
+        curvature: str | Curvature = "auto",
+        preconditioner: str | AnyPreconditioner | None = "auto",
         cg_max_iter: int | None = None,
         cg_tol: float | None = None,
         width: int | None = None,
@@ -137,6 +132,7 @@ class RegNewton(torch.optim.Optimizer):
             correction,
             maximize,
         )
+        self._memory = Memory()
         self._warned = False
         self._backward_calls = BackwardCalls()
         self._observers: OrderedDict[int, Observer] = OrderedDict()
@@ -170,10 +166,6 @@ class RegNewton(torch.optim.Optimizer):
             super().zero_grad(set_to_none)
         self._backward_calls.clear()
 
-    def __getstate__(self) -> dict[str, Any]:
-        own = {"options": self.options, "_warned": self._warned, "_observers": OrderedDict()}
-        return {**super().__getstate__(), **own}
-
     def register_observer(self, observer: Observer) -> RemovableHandle:
         """Call `observer` with an `Observation` at every step, before the parameters move.
 
@@ -187,27 +179,10 @@ class RegNewton(torch.optim.Optimizer):
         self._observers[handle.id] = observer
         return handle
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_backward_calls" not in self.__dict__:  # a copy, whose parameters nobody watches
-            self._backward_calls = BackwardCalls()
-            for group in self.param_groups:
-                self._backward_calls.watch(group["params"])
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """A GradScaler asks this before it steps; it leaves no way but this to tell it off."""
-        raise ClosureError(
-            "a GradScaler scales the loss that a Newton step compares with itself: step without "
-            "one, in bf16 autocast or full precision (Lightning: precision='bf16-mixed', "
-            "'32-true' or '64-true', not '16-mixed')"
-        )
-
     @property
     def last_step(self) -> Step | None:
         """What the last step did, or None before the first."""
-        numbers = self.state.get(self._first_param(), {}).get("last_step")
-        return None if numbers is None else Step.from_numbers(numbers)
+        return self._memory.last_step
 
     def step(self, closure: Closure | None = None) -> Any:
         """Take one step and return the closure's first loss, that before the step.
@@ -223,37 +198,32 @@ class RegNewton(torch.optim.Optimizer):
             ClosureError: the closure is missing, or gives no loss to work with.
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
-        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ClosureError("no parameter requires a gradient: leave some of them trainable")
-        check_params(params)
-        for group in self.param_groups:
-            check_lr(group["lr"])
-        known = self.state.get(self._first_param(), {}).get("finite_difference", False)
-        differences = known or self.options.hvp == "finite_difference"
+        params = self._trained()
+        differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
-            return self._guarded(closure, params, differences)
+            outcome = self._guarded(closure, params, differences)
         except NotTwiceDifferentiableError as error:
-            if (
-                differences
-                or self.options.hvp == "exact"
-                or self.options.curvature == "gauss_newton"
-            ):
+            if differences or self.options.hvp == "exact" or not self.options.exact:
                 raise
-            warnings.warn(
+            warn(
                 f"{error} Until then products are taken by finite differences of gradients "
-                "(hvp='finite_difference' does so without this warning)",
-                stacklevel=3,
+                "(hvp='finite_difference' does so without this warning)"
             )
-            lasting = not isinstance(error, NonFiniteProductError)
-            return self._guarded(closure, params, True, lasting)
+            outcome = self._guarded(
+                closure, params, True, lasting=not isinstance(error, NonFiniteProductError)
+            )
+        return outcome.returned
 
     def _guarded(
-        self, closure: Closure | None, params: list[Tensor], differences: bool, lasting: bool = True
-    ) -> Any:
+        self,
+        closure: Closure | None,
+        params: list[Tensor],
+        differences: bool,
+        lasting: bool = True,
+    ) -> Outcome:
         """One step, of which nothing is left where anything is raised."""
-        twice = not differences or self.options.curvature == "gauss_newton"
-        trials = Evaluator(
+        twice = not (differences and self.options.exact)
+        evaluator = Evaluator(
             closure,
             params,
             maximize=self.options.maximize,
@@ -261,29 +231,21 @@ class RegNewton(torch.optim.Optimizer):
             backward_calls=self._backward_calls,
         )
         state = {param: dict(values) for param, values in self.state.items()}
-        warned = self._warned
-        stateful = self.options.stateful
-        if stateful is not None:
-            memory = state.get(self._first_param(), {}).get("preconditioner")
-            if memory is not None:
-                stateful.load_state_dict(memory)
-            remembered = stateful.state_dict()
+        memory, warned = self._memory, self._warned
 
         def undo() -> None:
-            trials.undo()
-            if stateful is not None:
-                stateful.load_state_dict(remembered)
+            evaluator.snapshot.restore()
             self.state.clear()
             self.state.update(state)
-            self._warned = warned
+            self._memory, self._warned = memory, warned
 
         try:
-            result = self._step(trials, twice)
-            if differences and lasting:
-                self.state[self._first_param()]["finite_difference"] = True
-            if stateful is not None:
-                self.state[self._first_param()]["preconditioner"] = stateful.state_dict()
-            return result
+            iteration = Iteration(
+                evaluator, self.options, self._memory, self.state, self._lengths(params), twice
+            )
+            outcome = iteration.run(self._backward_calls, self._observe)
+            self._remember(outcome, differences and lasting)
+            return outcome
         except BaseException:
             try:
                 undo()
@@ -292,111 +254,80 @@ class RegNewton(torch.optim.Optimizer):
                 raise
             raise
 
-    def _step(self, trials: Evaluator, twice: bool) -> Any:
-        """One step, in the order of the book: choose, model, damping, solve, compare, move."""
-        params, options = trials.params, self.options
-        memory = self.state.get(self._first_param(), {})
-        history = History.from_numbers(memory["history"]) if "history" in memory else History()
-        among = options.arms & arms_of(memory["among"]) if "among" in memory else options.arms
-        planned = history.choose(among)
-        doubly = planned.exact and twice
-        alone = plain_gradient if twice else gradient_alone
-        captured, derivatives = trials.first(differentiable_gradient if doubly else alone)
-        if doubly and not any(arm.exact for arm in history.plays):
-            check_twice_differentiable(derivatives)
-        if not memory:
-            trials.check_repeatable()
-        gradient = trials.gradient
-        if not (math.isfinite(float(gradient @ gradient)) or bool(gradient.isfinite().all())):
-            raise NonFiniteLossError(
-                "the gradient is not finite although the loss is: look for square roots and "
-                "norms at zero, and for overflow; the step changed nothing"
-            )
-        reading = read(captured.loss, derivatives, trials, options, twice)
-        among = reading.arms(options.arms)
-        arm = planned if planned in among else history.choose(among)
-        scaling = self._scaling(reading) if arm.scaled else None
-        model = reading.model(arm, gradient, scaling)
+    def state_dict(self) -> dict[str, Any]:
+        """The state as numbers and tensors, for ``torch.save``."""
+        packed = super().state_dict()
+        if self._memory.steps > 0:
+            # With the state of the first parameter, where every tool that moves or merges
+            # checkpoints carries it along.
+            first = packed["state"].get(0, {})
+            packed["state"] = packed["state"] | {0: first | {"memory": self._memory.numbers()}}
+        return packed
 
-        known = memory.get("arms", {})
-        # An arm not played before starts where its like of the same damping stands.
-        own = known.get(arm.name) or known.get(arm.alike.name) or {}
-        solved: dict[str, Any] | None = own.get("solved")
-        s: float = own.get("scale", 0.0)
-        if s == 0.0 and model.gradient_norm > 0:
-            s = model.scale()
-        n = options.width or inferred_width(params)
-        loss = trials.loss
-        first_loss = memory.get("first_loss", loss)
-        epsilon = torch.finfo(params[0].dtype).eps
-        scale = DampingContext(s, n, epsilon, loss, first_loss, model.kernel_extremes)
-        first_norm = own.get("first_gradient_norm", 0.0) or model.gradient_norm
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave; training then goes on as if it had not stopped.
 
-        step = Step(
-            iteration=memory.get("step", 0) + 1,
-            loss=loss,
-            loss_after=loss,
-            gradient_norm=model.gradient_norm,
-            damping=0.0 if solved is None else solved["damping"],
-            ratio=math.nan,
-            accepted=False,
-            corrected=False,
-            attempts=0,
-            cg_iterations=0,
-            products=model.products,
-            closure_calls=trials.calls,
-            stop=Stop.STATIONARY,
-            negative_curvature=False,
-            curvature_min=math.inf,
-            step_length=0.0,
-            scale=s,
-            width=n,
-            path=model.path,
-            arm=arm,
+        Raises:
+            ValueError: it is the state of another optimizer, or of another version of this one;
+                or its parameter groups are not those of this optimizer.
+        """
+        for values in state_dict["state"].values():
+            stored.check(values)
+        super().load_state_dict(state_dict)
+        numbers = self.state[self._first_param()].pop("memory", None)
+        self._memory = Memory() if numbers is None else Memory.from_numbers(numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "options": self.options,
+            "_memory": self._memory,
+            "_warned": self._warned,
+            "_observers": OrderedDict(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_backward_calls" not in self.__dict__:  # a copy, whose parameters nobody watches
+            self._backward_calls = BackwardCalls()
+            for group in self.param_groups:
+                self._backward_calls.watch(group["params"])
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """A GradScaler asks this before it steps; there is no other way to refuse one."""
+        raise ClosureError(
+            "a GradScaler scales the loss that a Newton step compares with itself: step without "
+            "one, in bf16 autocast or full precision (Lightning: precision='bf16-mixed', "
+            "'32-true' or '64-true', not '16-mixed')"
         )
-        direction = None
-        if model.gradient_norm > 0:
-            last = None if solved is None else Step.from_numbers(solved)
-            attempts = TrustRegionSearch(model, trials, options, self._lengths(params))
-            step, direction = attempts.run(step, scale, last, first_norm)
-            solved = step.numbers()
-            history = history.after(step, among)
+
+    def _remember(self, outcome: Outcome, differences: bool) -> None:
+        """Keep the memory of a step, and warn of what the user cannot see in the loss, once."""
+        memory = outcome.memory
+        if differences:
+            memory = replace(memory, finite_difference=True)
+        self._memory = memory
+        if self._warned:
+            return
+        message = advice(outcome.step, self.options, outcome.underdetermined)
+        if message is not None:
+            self._warned = True
+            warn(message)
+
+    def _observe(self, observation: Observation) -> None:
         for observer in list(self._observers.values()):
-            observer(
-                Observation(
-                    captured.loss,
-                    params,
-                    gradient,
-                    model.curvature if arm.exact else None,
-                    reading.space,
-                    None if scaling is None else scaling.vector,
-                    step,
-                )
-            )
-        self._warn(step, model)
+            observer(observation)
 
-        trials.finish(direction)
-        own = {"solved": solved, "scale": s, "first_gradient_norm": first_norm}
-        self.state[self._first_param()].update(
-            step=step.iteration,
-            first_loss=first_loss,
-            last_step=step.numbers(),
-            arms={**known, arm.name: own},
-            among=mask_of(among),
-            history=history.numbers(),
-        )
-        if scaling is not None:
-            scaling.keep(self.state)
-        if captured.returned is not None:
-            return captured.returned
-        return captured.loss.detach() * (-1 if options.maximize else 1)
-
-    def _scaling(self, reading: Linearization) -> Scaling | None:
-        """D of the rows at hand, not smaller than it has been."""
-        if reading.space is None:
-            return None
-        earlier = Scaling.kept(self.state, reading.trials.params)
-        return Scaling.of(reading.space.jacobian, reading.space.shift).maximum(earlier)
+    def _trained(self) -> list[Tensor]:
+        """The parameters that a step moves, checked: they may have changed since the last."""
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        if not params:
+            raise ClosureError("no parameter requires a gradient: leave some of them trainable")
+        check_params(params)
+        for group in self.param_groups:
+            check_lr(group["lr"])
+        return params
 
     def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:
         """The step in units of the solution: one number, or P where the groups' `lr` differ."""
@@ -408,10 +339,3 @@ class RegNewton(torch.optim.Optimizer):
     def _first_param(self) -> Tensor:
         first: Tensor = next(p for group in self.param_groups for p in group["params"])
         return first
-
-    def _warn(self, step: Step, model: QuadraticModel) -> None:
-        """Say once what the user should know and cannot see in the loss."""
-        message = None if self._warned else advice(step, self.options, model.underdetermined)
-        if message is not None:
-            self._warned = True
-            warnings.warn(message, stacklevel=6)

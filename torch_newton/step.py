@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
-from dataclasses import dataclass, fields
-from typing import Any
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-
-class Stop(enum.Enum):
-    """Why the linear solver stopped; each member's text says what it means for the user."""
-
-    CONVERGED = "the residual fell below the tolerance"
-    MAX_ITERATIONS = (
-        "the iteration cap was reached: the step is a truncated Newton step; "
-        "raise cg_max_iter for a more exact one"
-    )
-    NEGATIVE_CURVATURE = (
-        "the damped matrix is not positive definite: raise the damping or the width, "
-        'or use curvature="gauss_newton"'
-    )
-    NON_FINITE = (
-        "a product was not finite: look for overflow in the model, use float64, or scale the inputs"
-    )
-    PRECONDITIONER = (
-        "the preconditioner is not positive definite, if only by rounding: "
-        "raise the damping, or use float64"
-    )
-    STATIONARY = "the gradient is zero: nothing was solved"
+from .linalg.solution import Stop
 
 
 class Path(enum.Enum):
@@ -40,38 +20,42 @@ class Path(enum.Enum):
     SAMPLED_ROWS = "conjugate gradients, preconditioned by a sample of the rows in function space"
 
 
-class Arm(enum.Enum):
-    """Which matrix a step solves with; each member's text says it as a formula."""
+@dataclass(frozen=True)
+class CandidateSystem:
+    """A matrix that a step may solve with: a curvature, plus lambda I or lambda D.
 
-    GAUSS_NEWTON = "J^T Q J + lambda I"
-    SCALED_GAUSS_NEWTON = "J^T Q J + lambda D"
-    HESSIAN = "H + lambda I"
-    SCALED_HESSIAN = "H + lambda D"
+    >>> str(CandidateSystem("gauss_newton", scaled=True))
+    'gauss_newton + lambda D'
+
+    Attributes:
+        curvature: the name of the curvature (`torch_newton.curvature`).
+        scaled: whether the damping is lambda D, D like the diagonal of J^T Q J.
+        exact: whether the curvature is the loss's own second derivative, so that the ratio of
+            actual to predicted reduction tends to one as steps become short.
+    """
+
+    curvature: str
+    scaled: bool = False
+    exact: bool = False
+
+    HESSIAN: ClassVar[CandidateSystem]
+    GAUSS_NEWTON: ClassVar[CandidateSystem]
+    SCALED_HESSIAN: ClassVar[CandidateSystem]
+    SCALED_GAUSS_NEWTON: ClassVar[CandidateSystem]
 
     @property
-    def exact(self) -> bool:
-        """Whether the curvature is the exact Hessian."""
-        return self in (Arm.HESSIAN, Arm.SCALED_HESSIAN)
+    def name(self) -> str:
+        """A name for tables and checkpoints, such as ``"scaled_hessian"``."""
+        return f"scaled_{self.curvature}" if self.scaled else self.curvature
 
-    @property
-    def scaled(self) -> bool:
-        """Whether the damping is scaled."""
-        return self in (Arm.SCALED_GAUSS_NEWTON, Arm.SCALED_HESSIAN)
-
-    @property
-    def alike(self) -> Arm:
-        """The arm with the same damping and the other curvature."""
-        return next(arm for arm in Arm if arm.scaled == self.scaled and arm.exact != self.exact)
+    def __str__(self) -> str:
+        return f"{self.curvature} + lambda {'D' if self.scaled else 'I'}"
 
 
-def mask_of(arms: Collection[Arm]) -> int:
-    """A set of arms as one number: bit i is the i-th member."""
-    return sum(1 << i for i, arm in enumerate(Arm) if arm in arms)
-
-
-def arms_of(mask: int) -> frozenset[Arm]:
-    """The inverse of `mask_of`."""
-    return frozenset(arm for i, arm in enumerate(Arm) if int(mask) >> i & 1)
+CandidateSystem.HESSIAN = CandidateSystem("hessian", exact=True)
+CandidateSystem.GAUSS_NEWTON = CandidateSystem("gauss_newton")
+CandidateSystem.SCALED_HESSIAN = CandidateSystem("hessian", scaled=True, exact=True)
+CandidateSystem.SCALED_GAUSS_NEWTON = CandidateSystem("gauss_newton", scaled=True)
 
 
 @dataclass(frozen=True)
@@ -86,7 +70,8 @@ class Step:
         loss: L before the step.
         loss_after: L at the point tried last, on the same batch with the same random state.
         gradient_norm: |g|, Euclidean.
-        damping: lambda; absolute in an unscaled arm, a pure number in a scaled one.
+        damping: lambda; absolute where the damping is lambda I, a pure number where
+            it is lambda D.
         ratio: actual over predicted reduction of L; NaN where the rule makes no ratio test.
         accepted: whether the parameters moved.
         corrected: whether they did by a step with a second-order correction; `ratio` then compares
@@ -98,14 +83,17 @@ class Step:
         stop: why the linear solver stopped.
         negative_curvature: whether H + lambda I was seen not to be positive definite.
         curvature_min: smallest p^T H p / p^T p over the solver's directions, without lambda;
-            an upper bound of the smallest eigenvalue of H. In a scaled arm p is in the scaled
+            an upper bound of the smallest eigenvalue of H. In a scaled system p is in the scaled
             variables, and H is D^{-1/2} H D^{-1/2}.
         step_length: Euclidean length of the parameters' move, zero where it was refused.
-        scale: s, the curvature scale that the damping is measured against, |Hg|/|g| in the arm's
-            variables.
+        scale: s, the curvature scale that the damping is measured against, |Hg|/|g| in the
+            variables of the system.
         width: n, the width that the damping is scaled by.
         path: how the linear system was solved and preconditioned.
-        arm: which matrix it was solved with.
+        system: which matrix it was solved with.
+        jacobian: how the per-sample Jacobian was read off the graph (`graph.per_sample`), or
+            ``"NONE"`` where it was not.
+        unread: what could not be read, one sentence for each parameter or loss term.
     """
 
     iteration: int
@@ -127,7 +115,15 @@ class Step:
     scale: float
     width: int
     path: Path
-    arm: Arm
+    system: CandidateSystem
+    jacobian: str = "NONE"
+    unread: tuple[str, ...] = ()
+
+    @property
+    def arm(self) -> CandidateSystem:
+        """The name that `system` had in version 0.1."""
+        warnings.warn("Step.arm is now Step.system", DeprecationWarning, stacklevel=2)
+        return self.system
 
     @property
     def indefiniteness(self) -> float:
@@ -137,18 +133,45 @@ class Step:
             return 0.0
         return excess / self.damping if self.damping > 0 else float("inf")
 
-    def numbers(self) -> dict[str, float | int | bool]:
-        """The step as numbers alone, the form in which a checkpoint can hold it."""
+    def numbers(self) -> dict[str, Any]:
+        """The step as numbers in dictionaries, the form in which a checkpoint holds it."""
         values = dict(vars(self))
-        return values | {name: members.index(values[name]) for name, members in KINDS.items()}
+        return values | {
+            "stop": as_key(self.stop.name),
+            "path": as_key(self.path.name),
+            "jacobian": as_key(self.jacobian),
+            "unread": dict.fromkeys(self.unread, True),
+            "system": vars(self.system) | {"curvature": as_key(self.system.curvature)},
+        }
 
     @classmethod
-    def from_numbers(cls, numbers: dict[str, float | int | bool]) -> Step:
+    def from_numbers(cls, numbers: dict[str, Any]) -> Step:
         """The inverse of `numbers`."""
-        values: dict[str, Any] = {field.name: numbers[field.name] for field in fields(cls)}
-        values |= {name: members[int(values[name])] for name, members in KINDS.items()}
-        return cls(**values)
+        system = dict(numbers["system"])
+        return cls(
+            **{
+                **numbers,
+                "stop": Stop[from_key(numbers["stop"])],
+                "path": Path[from_key(numbers["path"])],
+                "jacobian": from_key(numbers["jacobian"]),
+                "unread": tuple(numbers["unread"]),
+                "system": CandidateSystem(
+                    **(system | {"curvature": from_key(system["curvature"])})
+                ),
+            }
+        )
 
 
-KINDS: dict[str, list[Any]] = {"stop": list(Stop), "path": list(Path), "arm": list(Arm)}
-"""The fields of a step that are stored as the number of a member."""
+def as_key(name: str) -> dict[str, bool]:
+    """A name as the only key of a dictionary.
+
+    ``Optimizer.load_state_dict`` takes a string inside the state for a list of characters and
+    destroys it; it leaves the keys of dictionaries alone.
+    """
+    return {name: True}
+
+
+def from_key(entry: dict[str, bool]) -> str:
+    """The inverse of `as_key`."""
+    (name,) = entry
+    return name

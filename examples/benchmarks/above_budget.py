@@ -65,10 +65,8 @@ CONTENDERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "sampled rows, 500": lambda p: RegNewton(p, preconditioner=SampledRows(500), **GAUSS_NEWTON),
     "sampled rows, 1000": lambda p: RegNewton(p, preconditioner=SampledRows(1000), **GAUSS_NEWTON),
     "sampled rows, 2000": lambda p: RegNewton(p, preconditioner=SampledRows(2000), **GAUSS_NEWTON),
-    "Nystrom, 50, every 5": lambda p: RegNewton(p, preconditioner=Nystrom(50, 5), **GAUSS_NEWTON),
-    "Nystrom, 100, every 10": lambda p: RegNewton(
-        p, preconditioner=Nystrom(100, 10), **GAUSS_NEWTON
-    ),
+    "Nystrom, 20": lambda p: RegNewton(p, preconditioner=Nystrom(20), **GAUSS_NEWTON),
+    "Nystrom, 100": lambda p: RegNewton(p, preconditioner=Nystrom(100), **GAUSS_NEWTON),
     "auto": lambda p: RegNewton(p, **GAUSS_NEWTON),
     "L-BFGS": lambda p: torch.optim.LBFGS(
         p, history_size=100, line_search_fn="strong_wolfe", max_iter=20

@@ -26,8 +26,6 @@ from torch_newton import (
     hessian,
     inverse,
     jacobian,
-    newton_tangent_kernel,
-    tangent_kernel,
 )
 from torch_newton.linalg.flat import flatten
 
@@ -143,17 +141,6 @@ def test_gauss_newton_agrees_with_its_definition(problem: Problem) -> None:
     outputs = problem.outputs(problem.params)
     G = gauss_newton(problem.loss(outputs), outputs, problem.params)
     assert_close(G.dense(), problem.gauss_newton())
-
-
-def test_tangent_kernels_agree_with_their_definitions(problem: Problem) -> None:
-    J, H = problem.jacobian(), problem.hessian()
-    outputs = problem.outputs(problem.params)
-    assert_close(tangent_kernel(outputs, problem.params).dense(), J @ J.T)
-    damping = 0.7 - float(torch.linalg.eigvalsh(H)[0])
-    expected = J @ torch.linalg.solve(H + damping * torch.eye(len(H)), J.T)
-    nntk = newton_tangent_kernel(problem.loss(outputs), outputs, problem.params, damping, tol=1e-13)
-    assert_close(nntk.dense(), expected)
-    assert_close(nntk.T.dense(), expected)
 
 
 def test_products_leave_no_trace_on_the_parameters(problem: Problem) -> None:

@@ -9,18 +9,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torch_newton import ClosureError, RegNewton
 
-NAMESPACES = ["pytorch_lightning", "lightning.pytorch"]
-
-
-@pytest.fixture(params=NAMESPACES)
-def pl(request):
-    return importlib.import_module(request.param)
-
-
-@pytest.fixture
-def one_pl():
-    return importlib.import_module(NAMESPACES[0])
-
 
 def dataset(dtype=torch.float64):
     x = torch.linspace(-1, 1, 24, dtype=dtype)[:, None]

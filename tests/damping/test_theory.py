@@ -20,7 +20,7 @@ from torch_newton import (
     WidthScaled,
     find_residuals,
 )
-from torch_newton.damping.rules import damping_rule
+from torch_newton.damping import damping_rule
 from torch_newton.preconditioners.function_space import function_space
 from torch_newton.preconditioners.least_squares import least_squares_step
 

@@ -91,7 +91,7 @@ def trajectory(
 
 def system_of(step: Any) -> str:
     """The candidate system of a step, as the file names it."""
-    return str(step.arm.name).lower()
+    return str(step.system.name)
 
 
 def horizon(known: dict[str, list[Any]], moved: dict[str, list[Any]], tolerance: float) -> int:

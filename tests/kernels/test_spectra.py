@@ -26,16 +26,10 @@ from tests.helpers import (
 )
 from torch_newton import (
     KernelError,
-    damped,
-    from_dense,
-    hessian,
     kernel_spectrum,
-    newton_tangent_gram,
     tangent_gram,
 )
-from torch_newton.kernels.newton import newton_spectrum
 from torch_newton.kernels.rows import jacobian_of, of_matrix, rows_of_loss, rows_of_outputs
-from torch_newton.linalg.block_conjugate_gradient import block_conjugate_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -234,70 +228,10 @@ def test_extremes_beyond_the_budget_are_matrix_free(shape: tuple[int, int]) -> N
     assert abs(found.smallest.value - float(expected[0])) <= found.smallest.error_bound + 1e-12
 
 
-@pytest.mark.parametrize("way", ["decomposition", "block", "operator"])
-@pytest.mark.parametrize("damping", [5.0, 1e-3])
-def test_newton_spectrum_of_the_true_hessian(way: str, damping: float) -> None:
-    problem = regression(2, 6, 2, rows=8)
-    rows, _ = rows_of_loss(problem.value(), problem.params)
-    H = hessian(problem.value(), problem.params)
-    dense = problem.hessian()
-    A = root_of(problem.output_hessian()) @ problem.jacobian()
-    kernel = A @ torch.linalg.solve(dense + damping * torch.eye(len(dense)), A.T)
-    spectrum, gram = newton_spectrum(
-        rows.weighted,
-        H,
-        damping,
-        epsilon=EPSILON,
-        max_size=4 if way == "operator" else 100,
-        decomposition=torch.linalg.eigh(dense) if way == "decomposition" else None,
-    )
-    values = torch.linalg.eigvalsh(kernel)
-    scale = float(values.abs().max())
-    assert spectrum.smallest.value == pytest.approx(float(values[0]), abs=1e-6 * scale)
-    assert spectrum.largest.value == pytest.approx(float(values[-1]), abs=1e-6 * scale)
-    if way == "operator":
-        assert gram is None
-    else:
-        assert kernel_error(gram, kernel) < 1e-7
-
-
-@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_newton_tangent_gram_is_the_definition(curvature: str, outputs: int) -> None:
-    problem = regression(2, 5, outputs, rows=6)
-    z = problem.outputs(problem.params)
-    loss = problem.loss(z)
-    gram = newton_tangent_gram(loss, z, problem.params, 0.4, curvature=curvature)
-    J = problem.jacobian()
-    H = problem.hessian() if curvature == "hessian" else problem.gauss_newton()
-    assert kernel_error(gram, J @ torch.linalg.solve(H + 0.4 * torch.eye(len(H)), J.T)) < 1e-8
-    with pytest.raises(ValueError, match="'hessian' or 'gauss_newton'"):
-        newton_tangent_gram(loss, z, problem.params, 0.4, curvature="fisher")
-
-
 def test_rows_of_given_outputs_are_weighted_by_their_number() -> None:
     problem = regression(2, 4, 2, rows=5)
     rows = rows_of_outputs(problem.outputs(problem.params), problem.params)
     assert_close(rows.weighted.dense(), problem.jacobian() / math.sqrt(5))
-
-
-@given(st.integers(1, 15), st.integers(1, 6), st.booleans(), seeds)
-def test_block_solves_are_the_dense_ones(n: int, k: int, preconditioned: bool, seed: int) -> None:
-    root = randn(n, n, seed=seed)
-    matrix = root @ root.T + torch.eye(n)
-    B = randn(n, k, seed=seed + 1)
-    M = from_dense(torch.linalg.inv(matrix + 0.1 * torch.eye(n))) if preconditioned else None
-    found = block_conjugate_gradient(from_dense(matrix), B, M, tol=1e-12, max_iter=20 * n)
-    assert bool(found.converged.all())
-    assert not found.indefinite
-    assert_close(found.X, torch.linalg.solve(matrix, B), 1e-8)
-
-
-def test_block_solves_notice_that_a_matrix_is_indefinite() -> None:
-    A = damped(from_dense(torch.diag(torch.linspace(-1, 1, 9))), 0.05)
-    assert block_conjugate_gradient(A, randn(9, 3)).indefinite
-    with pytest.raises(ValueError, match="does not fit"):
-        block_conjugate_gradient(A, randn(8, 3))
 
 
 @pytest.mark.slow

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from tests.helpers import randn
 from torch_newton.linalg import gram as module
-from torch_newton.linalg import symmetric_product
 from torch_newton.linalg.factor import Factor
-from torch_newton.linalg.gram import gram
-from torch_newton.linalg.symmetric_product import add_pairs, mirror
+from torch_newton.linalg.gram import add_pairs, gram, mirror
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -48,7 +46,7 @@ def test_blocks_of_rows_with_different_uses(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "NARROW", 0)
         patch.setattr(module, "PAIR", pair)
-        patch.setattr(symmetric_product, "SMALL", 5)
+        patch.setattr(module, "SMALL", 5)
         check([factor_of(blocks, a, b)])
 
 
@@ -81,3 +79,8 @@ def test_pairs_between_different_rows() -> None:
 
     add_pairs(total, parts(one), parts(other))
     torch.testing.assert_close(total, one.dense() @ other.dense().T)
+
+
+def test_every_bias_of_a_layer_counts() -> None:
+    factor = factor_of([(20, 1)], 40, 40)
+    check([factor, Factor(factor.left, None), Factor(factor.left, None)])

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tests.helpers import mlp, randn, tally
 from torch_newton import Adaptive, ClosureError, RegNewton, WidthScaled
-from torch_newton.newton import options
+from torch_newton.newton import checks, options
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -106,7 +106,7 @@ for _name, _make in {
     "loss_factor 0": lambda: WidthScaled(loss_factor=0.0),
 }.items():
     case(f"rule: {_name}", "needs")(_make)
-for _name in sorted(options.FOREIGN):
+for _name in sorted(checks.FOREIGN):
     case(f"group with {_name}", "RegNewton has no")(
         lambda name=_name: RegNewton([{"params": [p()], name: 0.1}])
     )

@@ -13,99 +13,109 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.helpers import closure_of
-from torch_newton import Arm, ClosureError, Path, RegNewton, Step, Stop, WidthScaled
-from torch_newton.newton.bandit import PATIENCE, SHARE, TRIAL, History, Play
-from torch_newton.step import arms_of, mask_of
+from torch_newton import CandidateSystem, ClosureError, Path, RegNewton, Step, Stop, WidthScaled
+from torch_newton.newton.bandit import PATIENCE, SHARE, TRIAL, History, Selections
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-ALL = frozenset(Arm)
-GN, SGN, H, SH = Arm.GAUSS_NEWTON, Arm.SCALED_GAUSS_NEWTON, Arm.HESSIAN, Arm.SCALED_HESSIAN
+GN, SGN = CandidateSystem.GAUSS_NEWTON, CandidateSystem.SCALED_GAUSS_NEWTON
+H, SH = CandidateSystem.HESSIAN, CandidateSystem.SCALED_HESSIAN
+ALL = {GN: 5.0, SGN: 5.0, H: 14.0, SH: 14.0}
+Gains = dict[CandidateSystem, float]
 
 
-def a_step(arm: Arm, gain: float, products: int = 0, accepted: bool = True) -> Step:
+def a_step(system: CandidateSystem, gain: float, products: int = 0, accepted: bool = True) -> Step:
     return Step(
         iteration=1, loss=1.0, loss_after=math.exp(-gain), gradient_norm=1.0, damping=0.5,
         ratio=0.5, accepted=accepted, corrected=False, attempts=1, cg_iterations=0,
         products=products, closure_calls=2, stop=Stop.CONVERGED, negative_curvature=False,
-        curvature_min=0.1, step_length=1.0, scale=3.0, width=16, path=Path.FUNCTION_SPACE, arm=arm,
+        curvature_min=0.1, step_length=1.0, scale=3.0, width=16, path=Path.FUNCTION_SPACE,
+        system=system,
     )  # fmt: skip
 
 
-def play(gains: dict[Arm, float], steps: int, among: frozenset[Arm] = ALL) -> list[Arm]:
-    """The arms played where a step of each gains what it gains, the exact ones at 4 products."""
-    history, played = History(), []
+def cost_of(step: Step) -> float:
+    """Two evaluations, two for the gradient and the Jacobian, two for a product of the Hessian."""
+    return step.closure_calls + 2.0 + (2.0 * step.products if step.system.exact else 0.0)
+
+
+def after(history: History, step: Step) -> History:
+    return history.after(step, cost_of(step), ALL)
+
+
+def select(gains: Gains, steps: int) -> list[CandidateSystem]:
+    """The systems selected where a step of each gains what it gains, the exact at 4 products."""
+    history, selected = History(), []
     for _ in range(steps):
-        arm = history.choose(among)
-        history = history.after(a_step(arm, gains[arm], 4 if arm.exact else 0), among)
-        played.append(arm)
-    return played
+        system = history.select(ALL)
+        history = after(history, a_step(system, gains[system], 4 if system.exact else 0))
+        selected.append(system)
+    return selected
 
 
-@pytest.mark.parametrize("best", list(Arm))
-def test_the_arm_that_gains_most_for_its_cost_is_played_nearly_always(best: Arm) -> None:
-    gains = dict.fromkeys(Arm, 1e-3) | {best: 0.05}
-    played = play(gains, 400)
-    assert played[-200:].count(best) >= 170
+@pytest.mark.parametrize("best", list(ALL))
+def test_the_system_that_gains_most_for_its_cost_is_selected_nearly_always(
+    best: CandidateSystem,
+) -> None:
+    gains = dict.fromkeys(ALL, 1e-3) | {best: 0.05}
+    selected = select(gains, 400)
+    assert selected[-200:].count(best) >= 170
 
 
 def test_gain_is_weighed_against_cost() -> None:
     # 4 products make an exact step three times as dear, and it gains but twice as much.
-    assert play({GN: 0.01, SGN: 0.001, H: 0.02, SH: 0.001}, 300).count(GN) > 200
-    assert play({GN: 0.01, SGN: 0.001, H: 0.06, SH: 0.001}, 300).count(H) > 200
+    assert select({GN: 0.01, SGN: 0.001, H: 0.02, SH: 0.001}, 300).count(GN) > 200
+    assert select({GN: 0.01, SGN: 0.001, H: 0.06, SH: 0.001}, 300).count(H) > 200
 
 
-def test_each_cheap_arm_is_tried_at_once_and_a_dear_one_only_where_progress_is_slow() -> None:
-    fast = play(dict.fromkeys(Arm, 2.0) | {GN: 2.5}, 12)
+def test_each_cheap_system_is_tried_at_once_and_a_dear_one_only_where_progress_is_slow() -> None:
+    fast = select(dict.fromkeys(ALL, 2.0) | {GN: 2.5}, 12)
     assert fast[: 2 * TRIAL] == [GN] * TRIAL + [SGN] * TRIAL
     assert H not in fast
-    slow = play(dict.fromkeys(Arm, 1e-3), 12)
+    slow = select(dict.fromkeys(ALL, 1e-3), 12)
     assert H in slow
 
 
 @given(st.lists(st.floats(-1, 5), min_size=4, max_size=4), st.integers(1, 200))
 def test_trials_cost_no_more_than_their_share(rates: list[float], steps: int) -> None:
-    gains, history = dict(zip(Arm, rates, strict=True)), History()
+    gains, history = dict(zip(ALL, rates, strict=True)), History()
     for _ in range(steps):
-        arm = history.choose(ALL)
-        history = history.after(a_step(arm, gains[arm], 4 if arm.exact else 0), ALL)
+        system = history.select(ALL)
+        history = after(history, a_step(system, gains[system], 4 if system.exact else 0))
     dear = 2.0 * 2 + 2.0 * 4 + 4.0
     assert history.tried <= SHARE * (history.spent + 1000.0) + 2 * TRIAL * dear
     assert history.step == steps
 
 
-def test_an_arm_that_fails_loses_its_place() -> None:
+def test_a_system_that_fails_loses_its_place() -> None:
     history = History()
     for _ in range(20):
-        history = history.after(a_step(GN, 0.1), ALL)
-    assert history.best(ALL) is GN
-    history = replace(history, plays={**history.plays, SGN: Play(0.01, 4.0, 20, 0)})
+        history = after(history, a_step(GN, 0.1))
+    assert history.best(ALL) == GN
+    history = replace(
+        history, selections={**history.selections, SGN.name: Selections(0.01, 4.0, 20, 0)}
+    )
     for _ in range(10):
-        history = history.after(a_step(GN, 0.0, accepted=False), ALL)
-    assert history.best(ALL) is SGN
+        history = after(history, a_step(GN, 0.0, accepted=False))
+    assert history.best(ALL) == SGN
 
 
 def test_trials_in_vain_become_rare() -> None:
-    played = play({GN: 0.5, SGN: 0.1, H: 0.1, SH: 0.1}, 600)
-    at = [i for i, arm in enumerate(played) if arm is SGN and played[i - 1] is not SGN]
+    selected = select({GN: 0.5, SGN: 0.1, H: 0.1, SH: 0.1}, 600)
+    at = [i for i, system in enumerate(selected) if system == SGN and selected[i - 1] != SGN]
     assert len(at) >= 3
     gaps = [b - a for a, b in pairwise(at)]
     assert gaps[0] >= PATIENCE
     assert gaps[-1] > 2 * gaps[0]
 
 
-@given(st.permutations(list(Arm)), st.lists(st.floats(0, 3), min_size=1, max_size=30))
-def test_history_survives_as_numbers(order: list[Arm], gains: list[float]) -> None:
+@given(st.permutations(list(ALL)), st.lists(st.floats(0, 3), min_size=1, max_size=30))
+def test_history_survives_as_numbers(order: list[CandidateSystem], gains: list[float]) -> None:
     history = History()
     for i, gain in enumerate(gains):
-        history = history.after(a_step(order[i % 4], gain), ALL)
+        history = after(history, a_step(order[i % 4], gain))
     assert History.from_numbers(history.numbers()) == history
     assert History.from_numbers(History().numbers()) == History()
-
-
-@given(st.frozensets(st.sampled_from(list(Arm))))
-def test_a_set_of_arms_is_a_number(arms: frozenset[Arm]) -> None:
-    assert arms_of(mask_of(arms)) == arms
 
 
 def net_and_loss(scale: float = 1.0) -> tuple[nn.Module, object]:
@@ -119,7 +129,7 @@ def net_and_loss(scale: float = 1.0) -> tuple[nn.Module, object]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, set(Arm)),
+        ({}, set(ALL)),
         ({"curvature": "hessian"}, {H, SH}),
         ({"curvature": "gauss_newton"}, {GN, SGN}),
         ({"scaling": None}, {GN, H}),
@@ -132,15 +142,17 @@ def net_and_loss(scale: float = 1.0) -> tuple[nn.Module, object]:
         ({"preconditioner": None}, {GN, H}),
     ],
 )
-def test_options_say_which_arms_are_played(options: dict[str, object], expected: set[Arm]) -> None:
+def test_options_say_which_systems_are_selected(
+    options: dict[str, object], expected: set[CandidateSystem]
+) -> None:
     net, loss = net_and_loss()
     optimizer = RegNewton(net.parameters(), **options)
-    played = set()
+    selected = set()
     for _ in range(80):
         optimizer.step(closure_of(optimizer, loss))
-        played.add(optimizer.last_step.arm)
-    assert played <= expected
-    assert len(played) >= min(2, len(expected))
+        selected.add(optimizer.last_step.system)
+    assert selected <= expected
+    assert len(selected) >= min(2, len(expected))
 
 
 def test_a_loss_that_is_not_recognised_leaves_the_exact_hessian() -> None:
@@ -148,7 +160,7 @@ def test_a_loss_that_is_not_recognised_leaves_the_exact_hessian() -> None:
     optimizer = RegNewton(net.parameters())
     for _ in range(4):
         optimizer.step(closure_of(optimizer, lambda: torch.log1p(loss())))
-        assert optimizer.last_step.arm is Arm.HESSIAN
+        assert optimizer.last_step.system == CandidateSystem.HESSIAN
 
 
 def test_scaling_that_is_asked_for_and_cannot_be_had_is_an_error() -> None:

@@ -63,7 +63,7 @@ def test_it_is_the_formula(outputs: int, loss: Loss, rows: int, scaled: bool) ->
     scaling = Scaling.of(space.jacobian) if scaled else None
     model = QuadraticModel(space.gradient, space.gauss_newton(), None, space, True, scaling=scaling)
     proposal = model.truncated_step(damping, 0.1, 10)
-    ((d, curvature),) = proposal.candidates
+    (d,), (curvature,) = proposal.directions, proposal.curvatures
     J = space.jacobian.dense()
     D = torch.ones(len(d)) if scaling is None else scaling.vector**-2
     M = J.T @ J + damping * torch.diag(D)
@@ -105,7 +105,7 @@ def test_what_is_left_of_the_residuals_is_of_third_order() -> None:
         assert space is not None
         model = QuadraticModel(space.gradient, space.gauss_newton(), None, space, True)
         proposal = model.truncated_step(1e-14, 0.1, 10)
-        ((d, _),) = proposal.candidates
+        (d,) = proposal.directions
         there = d.clone().requires_grad_()
         corrected = model.corrected(proposal, d, (there + there**2 - c).square().sum() / 2)
         assert corrected is not None
@@ -119,7 +119,7 @@ def test_a_correction_that_is_long_beside_the_step_is_none() -> None:
     space = problem.space()
     model = QuadraticModel(space.gradient, space.gauss_newton(), None, space, True)
     proposal = model.truncated_step(1e-8, 0.1, 10)
-    ((d, _),) = proposal.candidates
+    (d,) = proposal.directions
     assert model.corrected(proposal, d, problem.at(0.01 * d)) is None
 
 
@@ -191,7 +191,7 @@ def test_at_another_length_the_step_of_that_length_is_corrected() -> None:
         optimizer.step(closure)
         step = optimizer.last_step
         assert step is not None
-        if not step.accepted or step.arm.scaled:
+        if not step.accepted or step.system.scaled:
             continue
         rows = [[-1.0, 0.0], [-20 * float(at[0]), 10.0]]
         J = 2**0.5 * torch.tensor(rows)

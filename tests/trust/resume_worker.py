@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from torch_newton import Adaptive, Nystrom, RegNewton, SampledRows, WidthScaled, from_dense
-from torch_newton.damping.rules import DampingRule
+from torch_newton.damping import DampingRule
 
 
 def diagonal(loss: Tensor, params: Sequence[Tensor]) -> Any:
@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scaled": {"scaling": "jacobian"},
     "residual": {"damping": "residual"},
     "kernel_min": {"damping": "kernel_min"},
-    "nystrom": {"preconditioner": Nystrom(rank=5, every=3)},
+    "nystrom": {"preconditioner": Nystrom(rank=5)},
     "sampled": {"preconditioner": SampledRows(8)},
 }
 

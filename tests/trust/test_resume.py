@@ -127,6 +127,6 @@ def test_a_lightning_run_killed_at_any_point_goes_on_identically(tmp_path: Path)
 
 
 def test_every_named_rule_is_tried() -> None:
-    from torch_newton.damping.rules import RULES
+    from torch_newton.damping import RULES
 
     assert set(RULES) <= {name.split("-", maxsplit=1)[0] for name in OPTIONS}

@@ -13,7 +13,7 @@ from examples.paper import __main__ as program
 from examples.paper import report
 from examples.paper.g_training import PublishedDamping
 from tests.damping.test_rules import ATTEMPT, SCALE, STEP
-from torch_newton.damping.rules import RetryingRule
+from torch_newton.damping import RetryingRule
 
 pytestmark = pytest.mark.usefixtures("float64")
 

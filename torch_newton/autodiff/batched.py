@@ -15,11 +15,20 @@ from ..linalg.operators import Product
 from .nodes import largest_gradient
 
 ENTRIES = {"cpu": 2**17}
-"""Entries of the largest tensor that a batch carries backwards, by kind of device: on a CPU a
-batch that does not fit the caches is slower than single products."""
+"""Entries that the largest tensor of a batch may have, by kind of device. On a CPU a batch that
+does not fit into a core's cache is slower than single products: 2**17 doubles are 1 MiB, half of a
+usual second-level cache. Measured on one core for networks of two hidden layers, in the time of
+single products: 0.1 with 20 samples of width 20, 0.55 with 200 of width 20, 0.85 with 200 of width
+50, whatever the limit from 2**16 on; with 1,000 of width 50 it is 1.0 up to 2**16, 1.2 here, and
+1.6 from 2**19 on."""
 
 OTHER_ENTRIES = 2**25
-"""The same for devices that are not named in `ENTRIES`."""
+"""The same for devices that are not named in `ENTRIES`, where only memory sets a limit: 2**25
+entries are 128 MiB in single precision, for each of the few tensors that are alive at once."""
+
+UNKNOWN = 8
+"""Products in a batch where the graph does not say how large its tensors are: enough to save most
+of the calls, and no more than eight times the memory of a single product."""
 
 
 @dataclass
@@ -27,14 +36,14 @@ class Batched:
     """U, n x k -> J^T U, P x k: the backward passes of k cotangents of one graph.
 
     They are taken in batches (``is_grads_batched``) of as many as `ENTRIES` allows, and one by
-    one where the graph has an operation that cannot be vectorised.
+    one once the graph turns out to have an operation that cannot be vectorised.
 
     Attributes:
         outputs: the parts of the n outputs that have a graph, as tensors or edges.
-        live: for each part of the n outputs whether it is among `outputs`.
+        live: for each part of the n outputs, whether it is among `outputs`.
         like: a tensor of the shape of each part.
         params: the P parameters.
-        single: u -> J^T u.
+        single: u -> J^T u, for one cotangent of n entries.
     """
 
     outputs: Sequence[Any]
@@ -63,15 +72,20 @@ class Batched:
         return result.T
 
     def _affordable(self, device: str) -> int:
+        """Products in a batch; at least one."""
         nodes = [
             output.node if isinstance(output, GradientEdge) else output.grad_fn
             for output in self.outputs
         ]
         entries = largest_gradient([node for node in nodes if node is not None])
-        return max(1, ENTRIES.get(device, OTHER_ENTRIES) // entries) if entries else 8
+        return max(1, ENTRIES.get(device, OTHER_ENTRIES) // entries) if entries else UNKNOWN
 
     def _batch(self, cotangents: Tensor, result: Tensor) -> bool:
-        """Write the products with some rows to `result`; False where that cannot be vectorised."""
+        """Write the products with b cotangents, b x n, to `result`, b x P.
+
+        Returns:
+            False, and from then on single products, where an operation cannot be vectorised.
+        """
         sizes = [tensor.numel() for tensor in self.like]
         pieces = [
             piece.reshape(len(cotangents), *tensor.shape)
@@ -82,6 +96,7 @@ class Batched:
         ]
         try:
             with warnings.catch_warnings():
+                # An operation without a batching rule is looped over, which is still right.
                 warnings.filterwarnings("ignore", ".*performance drop.*")
                 grads = torch.autograd.grad(
                     self.outputs,

@@ -2,8 +2,8 @@ r"""Hessian-vector products by differences of gradients.
 
 .. math:: H v \approx \frac{g(\theta + h v) - g(\theta - h v)}{2 h}
 
-They need ordinary gradients alone, and so serve where the graph cannot be differentiated twice:
-a compiled model, a fused kernel, a function that is marked as differentiable once.
+They need only ordinary gradients, and so serve where the graph cannot be differentiated twice: a
+compiled model, a fused kernel, a function that is marked as differentiable once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from .products import NotTwiceDifferentiableError
 def finite_difference_hessian(
     gradient_at: Callable[[Tensor], Tensor], params: Sequence[Tensor]
 ) -> LinearOperator:
-    r"""The Hessian at the present parameters, P x P, by two gradients a product.
+    r"""The Hessian at the current parameters, P x P, by two gradients a product.
 
-    The move has the length :math:`h |v| = \epsilon^{1/3} \max(1, |\theta| / \sqrt P)`, at which
-    the truncation, of the order :math:`h^2`, and the rounding, of the order :math:`\epsilon / h`,
-    are alike (Nocedal and Wright 2006, *Numerical Optimization*, section 8.1). What remains is
-    of the order :math:`\epsilon^{2/3}`: 4e-11 in double precision and 2e-5 in single, relative
-    to the size of the gradient's derivatives; the operator is symmetric to that accuracy only.
+    The parameters are moved by the length
+    :math:`h |v| = \epsilon^{1/3} \max(1, |\theta| / \sqrt P)`, at which the truncation, of the
+    order :math:`h^2`, and the rounding, of the order :math:`\epsilon / h`, are of the same order
+    (Nocedal and Wright 2006, *Numerical Optimization*, section 8.1). What remains is of the order
+    :math:`\epsilon^{2/3}`: 4e-11 in double precision and 2e-5 in single, relative to the size of
+    the gradient's derivatives; the operator is symmetric to that accuracy only.
 
     Args:
-        gradient_at: the gradient at the present parameters plus a vector of P entries.
+        gradient_at: maps a vector of P entries to the gradient at the current parameters plus it.
         params: the P parameters.
     """
     size = sum(param.numel() for param in params)
@@ -48,19 +49,22 @@ def finite_difference_hessian(
 
 
 class NonFiniteProductError(NotTwiceDifferentiableError):
-    """A product is not finite although the vector is: the second derivative does not exist."""
+    """A product is not finite although the vector is: there is no second derivative here."""
 
 
 def finite(A: LinearOperator) -> LinearOperator:
     """The same operator, which raises where a product is not finite.
 
     Raises:
-        NonFiniteProductError: at a product.
+        NonFiniteProductError: at a product, where a vector, or a column of a matrix, is finite
+            and A times it is not.
     """
 
     def product(v: Tensor) -> Tensor:
         result = A @ v
-        if not bool(torch.isfinite(result).all()) and bool(torch.isfinite(v).all()):
+        if bool(torch.isfinite(result).all()):
+            return result
+        if bool((torch.isfinite(v).all(0) & ~torch.isfinite(result).all(0)).any()):
             raise NonFiniteProductError(
                 "a product with the Hessian is not finite although the gradient is: the loss has "
                 "no second derivative here. The usual cause is a norm at zero; write "
@@ -69,7 +73,7 @@ def finite(A: LinearOperator) -> LinearOperator:
             )
         return result
 
-    return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device)
+    return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device, matmat=product)
 
 
 def gradient_alone(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -1,8 +1,8 @@
 """Autograd's graph, as far as this package reads it.
 
-The names of autograd's nodes and what they have saved are private to PyTorch. They are read here
-and interpreted in `residuals`, `readers` and `views`, nowhere else; a graph that holds others is
-reported as not recognised, which costs speed and never correctness.
+What autograd's nodes are called and what they have saved is private to PyTorch. This is the only
+file that reads their private attributes; the room `graph` interprets what it returns. A graph that
+holds unknown nodes is reported as not recognised, which costs speed and never correctness.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 
 def inputs(node: Node) -> list[GradientEdge]:
-    """The inputs of a node that need a gradient."""
+    """The inputs of a node that need a gradient, in the order of its arguments."""
     return [edge for edge in operands(node) if edge is not None]
 
 
@@ -30,7 +30,10 @@ def operands(node: Node) -> list[GradientEdge | None]:
 
 
 def saved(node: Node, name: str, default: Any = None) -> Any:
-    """What a node keeps of its forward pass under `name`; tensors plain, without their graph."""
+    """What a node keeps of its forward pass under `name`, and `default` where it keeps nothing.
+
+    Tensors are returned as plain tensors without their graph, parameters among them.
+    """
     value = getattr(node, f"_saved_{name}", default)
     if not isinstance(value, Tensor):
         return value
@@ -65,7 +68,7 @@ def reachable(roots: Sequence[Node]) -> set[Node]:
 
 
 def largest_gradient(roots: Sequence[Node]) -> int:
-    """Entries of the largest tensor that a backward pass from `roots` carries; 0 if not known."""
+    """Entries of the largest tensor that a backward pass from `roots` carries; 0 if unknown."""
     sizes = [
         math.prod(int(length) for length in entry.shape)
         for node in reachable(roots)

@@ -1,7 +1,7 @@
-"""Gradient, Hessian, Jacobian and what is made of them, read off an autograd graph.
+"""Gradient, Hessian, Jacobian and Gauss-Newton matrix, from one autograd graph.
 
 One forward pass serves them all. The graph holds the batch, the dropout mask and the batch
-statistics fixed, so that a Hessian read off it is symmetric to rounding.
+statistics fixed, so that the Hessian is symmetric to rounding.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..linalg.flat import filled, flatten, unflatten
-from ..linalg.operators import LinearOperator, damped, symmetric
-from ..linalg.solve import inverse
+from ..linalg.operators import LinearOperator, symmetric
 from .batched import Batched
 from .nodes import reachable
 
@@ -99,7 +98,12 @@ def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
 def hessian_from_gradient(
     grads: Sequence[Tensor | None], params: Sequence[Tensor]
 ) -> LinearOperator:
-    """The Hessian whose rows are the derivatives of `grads`, given with their graph."""
+    """The Hessian, P x P, whose rows are the derivatives of a gradient.
+
+    Args:
+        grads: for each parameter, with its graph; None where the loss does not use it.
+        params: the P parameters.
+    """
     params, grads = list(params), list(grads)
     # A loss that is linear in some parameters leaves their gradient without a graph.
     live = [(i, grad) for i, grad in enumerate(grads) if grad is not None and grad.requires_grad]
@@ -132,8 +136,8 @@ def hessian_from_gradient(
 def jacobian(outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
     r"""The Jacobian :math:`J = \partial z / \partial\theta`, R x P, of a network's outputs.
 
-    :math:`J^T u` is a backward pass; :math:`J v` is the derivative of that pass with respect to
-    u, so no forward-mode rules are needed and any graph will do.
+    :math:`J^T u` is a backward pass. It is linear in u, and its derivative with respect to u in
+    the direction v is :math:`J v`, so that no forward-mode rules are needed.
 
     Args:
         outputs: z, with its graph: one tensor or several, R entries in all.
@@ -148,7 +152,10 @@ def jacobian_at(
 ) -> LinearOperator:
     """`jacobian` for outputs inside a graph, where only an edge is at hand.
 
-    `like` holds a tensor of each output's shape.
+    Args:
+        outputs: the outputs or edges to them, R entries in all.
+        like: for each a tensor of its shape.
+        params: the P parameters.
     """
     like, params = list(like), list(params)
     # A constant output has no graph, and zero rows. (Autograd takes a mixture of tensors and
@@ -157,26 +164,37 @@ def jacobian_at(
     parts: list[Any] = [
         output for output, has_graph in zip(outputs, live, strict=True) if has_graph
     ]
+    backward = _Backward(parts, live, like, params)
+    return LinearOperator(
+        (sum(tensor.numel() for tensor in like), sum(param.numel() for param in params)),
+        backward.jvp,
+        backward.vjp,
+        params[0].dtype,
+        params[0].device,
+        rmatmat=Batched(parts, live, like, params, backward.vjp),
+    )
 
-    def pull_back(u: Tensor, create_graph: bool = False) -> Tensor:
-        grads = torch.autograd.grad(
-            parts,
-            params,
-            [piece for piece, has_graph in zip(unflatten(u, like), live, strict=True) if has_graph],
-            retain_graph=True,
-            create_graph=create_graph,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return flatten(grads)
 
-    pulled: list[tuple[Tensor, Tensor]] = []
+class _Backward:
+    """The backward pass from outputs to parameters, u -> J^T u, and its derivative in u."""
 
-    def push_forward(v: Tensor) -> Tensor:
-        if not pulled:  # linear in u, so that one graph serves every v
+    def __init__(
+        self, parts: list[Any], live: list[bool], like: list[Tensor], params: list[Tensor]
+    ) -> None:
+        self.parts, self.live, self.like, self.params = parts, live, like, params
+        self._pass: tuple[Tensor, Tensor] | None = None
+
+    def vjp(self, u: Tensor) -> Tensor:
+        """J^T u, P entries."""
+        return self._pulled_back(u, create_graph=False).detach()
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v, R entries."""
+        if self._pass is None:  # linear in u, so that one graph serves every v
+            rows = sum(tensor.numel() for tensor in self.like)
             u = torch.zeros(rows, dtype=v.dtype, device=v.device, requires_grad=True)
-            pulled.append((u, pull_back(u, create_graph=True)))
-        u, gradient = pulled[0]
+            self._pass = u, self._pulled_back(u, create_graph=True)
+        u, gradient = self._pass
         if not gradient.requires_grad:
             return torch.zeros_like(u)
         try:
@@ -187,16 +205,18 @@ def jacobian_at(
             raise _explained(error) from error
         return product.detach()
 
-    rows = sum(tensor.numel() for tensor in like)
-    columns = sum(param.numel() for param in params)
-    return LinearOperator(
-        (rows, columns),
-        push_forward,
-        lambda u: pull_back(u).detach(),
-        params[0].dtype,
-        params[0].device,
-        rmatmat=Batched(parts, live, like, params, lambda u: pull_back(u).detach()),
-    )
+    def _pulled_back(self, u: Tensor, create_graph: bool) -> Tensor:
+        pieces = zip(unflatten(u, self.like), self.live, strict=True)
+        grads = torch.autograd.grad(
+            self.parts,
+            self.params,
+            [piece for piece, has_graph in pieces if has_graph],
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return flatten(grads)
 
 
 def output_hessian(loss: Tensor, outputs: Sequence[Tensor]) -> LinearOperator:
@@ -244,45 +264,6 @@ def gauss_newton(loss: Tensor, outputs: Outputs, params: Sequence[Tensor]) -> Li
     J = jacobian(tensors, params)
     Q = output_hessian(loss, tensors)
     return J.T @ Q @ J
-
-
-def tangent_kernel(outputs: Outputs, params: Sequence[Tensor]) -> LinearOperator:
-    r"""The empirical neural tangent kernel :math:`K = J J^T`, R x R, with no factor 1/M.
-
-    (Jacot, Gabriel, Hongler 2018.) The normalisation B = K/M of Riedl, Spiliopoulos and
-    Sirignano (2026) is ``(1 / M) * tangent_kernel(...)``.
-    """
-    J = jacobian(outputs, params)
-    return J @ J.T
-
-
-def newton_tangent_kernel(
-    loss: Tensor,
-    outputs: Outputs,
-    params: Sequence[Tensor],
-    damping: float,
-    *,
-    tol: float = 1e-10,
-) -> LinearOperator:
-    r"""The Newton neural tangent kernel :math:`J (H + \lambda I)^{-1} J^T`, R x R.
-
-    A regularized Newton step moves the outputs by :math:`-\mathrm{NNTK}\,\nabla_z\ell` to first
-    order. With :math:`\ell = \|z - y\|^2/(2M)` its eigenvalues are M times those of Riedl,
-    Spiliopoulos and Sirignano (2026), who normalise by 1/M and whose limit is
-    :math:`B(\gamma I + B)^{-1}`.
-
-    Args:
-        loss: a scalar with its graph.
-        outputs: z, with its graph, R entries.
-        params: the P parameters.
-        damping: lambda, absolute.
-        tol: relative residual of the linear solve behind each product.
-
-    Raises:
-        SolveError: at a product, where H + lambda I is singular to `tol`.
-    """
-    J = jacobian(outputs, params)
-    return J @ inverse(damped(hessian(loss, params), damping), tol=tol) @ J.T
 
 
 def _explained(error: RuntimeError) -> RuntimeError:

@@ -45,9 +45,9 @@ class Ranks:
         self.several = self.distributed and dist.get_world_size() > 1
         self.synchronised = False
         self._group: Any = None
-        self._met = False
+        self._called_ddp = False
 
-    def meet(self, module: nn.Module) -> None:
+    def examine(self, module: nn.Module) -> None:
         """Look at a module that the closure calls.
 
         Raises:
@@ -60,7 +60,7 @@ class Ranks:
                 "each rank: use DistributedDataParallel (Lightning: strategy='ddp')"
             )
         if isinstance(module, DistributedDataParallel):
-            self._met, self._group = True, module.process_group
+            self._called_ddp, self._group = True, module.process_group
             self.synchronised = bool(module.require_backward_grad_sync)
             if getattr(getattr(module, "_join_config", None), "enable", False):
                 raise RankError(
@@ -76,7 +76,7 @@ class Ranks:
         """
         if not self.several:
             return
-        if not self._met:
+        if not self._called_ddp:
             raise RankError(
                 "there are several processes, but the closure has not called a "
                 "DistributedDataParallel model, and each rank would step for itself: wrap the "
@@ -91,7 +91,7 @@ class Ranks:
     @property
     def active(self) -> bool:
         """Whether there is anything to average, as far as the closure has run."""
-        return self.several and self._met
+        return self.several and self._called_ddp
 
     def mean(self, vector: Tensor) -> Tensor:
         """The mean of a tensor over the ranks."""
@@ -127,7 +127,11 @@ class Ranks:
         """The mean of a symmetric operator over the ranks."""
         if not self.active:
             return A
-        return symmetric(A.shape[0], lambda v: self.mean(A @ v), dtype=A.dtype, device=A.device)
+
+        def product(v: Tensor) -> Tensor:
+            return self.mean(A @ v)
+
+        return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device, matmat=product)
 
     def preconditioner(self, at_damping: AtDamping | None) -> AtDamping | None:
         """The mean over the ranks of a preconditioner that each has made from its own loss."""
@@ -139,7 +143,7 @@ class Ranks:
         """The rows of all ranks; None where some rank has none, or they exceed the budget."""
         if not self.active:
             return space
-        if space is not None and space.shift is not None:
+        if space is not None and not space.whole:
             space = None  # ranks need not leave out the same parameters
         world = dist.get_world_size(self._group)
         mine = 0 if space is None else space.jacobian.rows
@@ -212,7 +216,7 @@ def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
     if factor is None:
         return [0] * 4
     right = 0 if factor.right is None else factor.right.shape[2]
-    first = owner.setdefault(id(factor.left), i)
+    first = owner.setdefault(factor.layer, i)
     return [factor.left.shape[1], factor.left.shape[2], right, first]
 
 

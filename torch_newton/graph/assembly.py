@@ -47,26 +47,29 @@ def stack(
 def _stacked(
     column: Sequence[Factor | None], sizes: Sequence[int], shared: dict[tuple[int, ...], Tensor]
 ) -> Factor | None:
-    """The factors of one parameter, those of fewer uses filled up with zeros."""
+    """The factors of one parameter, those of fewer uses filled up with zeros.
+
+    Args:
+        column: its factor in each term; None where a term does not depend on it.
+        sizes: rows of each term.
+        shared: what has been stacked of L so far, by the layers that it is of: a weight and its
+            bias share theirs before and after.
+    """
     known = [factor for factor in column if factor is not None]
     if not known:
         return None
+    if len({factor.right is None for factor in known}) > 1:  # no form holds both kinds but rows
+        formed = [None if factor is None else factor.dense()[:, None] for factor in column]
+        return Factor(_filled(formed, sizes), None)
+    layers = tuple(0 if factor is None else factor.layer for factor in column)
+    if layers not in shared:
+        shared[layers] = _filled([None if f is None else f.left for f in column], sizes)
+    if known[0].right is None:
+        return Factor(shared[layers], None)
     rights = [None if factor is None else factor.right for factor in column]
-    lefts = [None if factor is None else factor.left for factor in column]
-    if any(factor.right is None for factor in known):
-        rights = [None] * len(column)
-        lefts = [
-            None if f is None else f.left if f.right is None else f.dense()[:, None] for f in column
-        ]
-    # What a weight and its bias share they share afterwards, too.
-    key = tuple(id(left) for left in lefts)
-    if key not in shared:
-        shared[key] = _filled(lefts, sizes)
-    if all(right is None for right in rights):
-        return Factor(shared[key], None)
-    counts = [0 if left is None else left.shape[1] for left in lefts]
+    counts = [0 if factor is None else factor.left.shape[1] for factor in column]
     uses = () if len(set(counts)) == 1 else tuple(zip(sizes, counts, strict=True))
-    return Factor(shared[key], _filled(rights, sizes), uses)
+    return Factor(shared[layers], _filled(rights, sizes), uses)
 
 
 def _filled(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:

@@ -1,1 +1,65 @@
-"""Numerical linear algebra that knows no autograd."""
+"""Numerical linear algebra that knows no autograd: operators, solvers, eigenvalues, Jacobians.
+
+A `LinearOperator` is all that the solvers and the estimates of eigenvalues see of a matrix. The
+functions `conjugate_gradient`, `lanczos` and `gram` are not listed here because they have the
+names of their modules; the first two are exported by `torch_newton` itself.
+"""
+
+from .density import SpectralDensity, negative_fraction, spectral_density
+from .eigenvalue_signs import (
+    Fraction,
+    Inertia,
+    NotFiniteError,
+    dense_eigenvalues,
+    dense_symmetric,
+    inertia,
+    rounding_of,
+)
+from .eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
+from .factor import Factor
+from .factored_jacobian import FactoredJacobian
+from .flat import filled, flatten, norm, unflatten
+from .lanczos import Lanczos, Tridiagonal
+from .minres import minimum_residual
+from .operators import LinearOperator, congruent, damped, from_dense, identity, symmetric
+from .solution import Solution, Stop
+from .solve import SolveError, inverse, solve_symmetric
+from .trace_estimation import Trace, trace
+
+__all__ = [
+    "Eigenvalue",
+    "Extremes",
+    "Factor",
+    "FactoredJacobian",
+    "Fraction",
+    "Inertia",
+    "Lanczos",
+    "LinearOperator",
+    "NotFiniteError",
+    "Solution",
+    "SolveError",
+    "SpectralDensity",
+    "Stop",
+    "Trace",
+    "Tridiagonal",
+    "congruent",
+    "damped",
+    "dense_eigenvalues",
+    "dense_symmetric",
+    "extreme_eigenvalues",
+    "filled",
+    "flatten",
+    "from_dense",
+    "identity",
+    "inertia",
+    "inverse",
+    "minimum_residual",
+    "negative_fraction",
+    "norm",
+    "rounding_of",
+    "solve_symmetric",
+    "spectral_density",
+    "symmetric",
+    "trace",
+    "unflatten",
+]

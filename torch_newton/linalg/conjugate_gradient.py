@@ -3,62 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..step import Stop
+from .flat import norm
 from .operators import LinearOperator
-
-
-@dataclass(frozen=True)
-class Tridiagonal:
-    """The symmetric tridiagonal matrix that k Lanczos steps build, k numbers and k - 1.
-
-    Its eigenvalues are the Ritz values: approximations to eigenvalues, the extreme ones first.
-    """
-
-    diagonal: Tensor
-    off_diagonal: Tensor
-
-    def dense(self) -> Tensor:
-        """The matrix itself, k x k."""
-        matrix = torch.diag(self.diagonal)
-        if len(self.off_diagonal):
-            matrix += torch.diag(self.off_diagonal, 1) + torch.diag(self.off_diagonal, -1)
-        return matrix
-
-    def ritz_values(self) -> Tensor:
-        """Its eigenvalues, ascending."""
-        values: Tensor = torch.linalg.eigvalsh(self.dense())
-        return values
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a linear solve found, and why it stopped there.
-
-    Attributes:
-        x: the iterate.
-        Ax: A x, which costs nothing more.
-        stop: why.
-        iterations: directions tried, each one product with A.
-        residual_norm: |b - A x|, from the recursion.
-        curvature_min: smallest p^T A p / p^T p over the directions p; infinite where none
-            was tried.
-        direction: the direction whose curvature stopped the solve, where one did.
-        tridiagonal: of M^{1/2} A M^{1/2} in the Lanczos basis of the solve, float64 on the CPU.
-    """
-
-    x: Tensor
-    Ax: Tensor
-    stop: Stop
-    iterations: int
-    residual_norm: float
-    curvature_min: float
-    direction: Tensor | None
-    tridiagonal: Tridiagonal
+from .solution import Solution, Stop, check_system
 
 
 def conjugate_gradient(
@@ -66,45 +17,39 @@ def conjugate_gradient(
     b: Tensor,
     M: LinearOperator | None = None,
     *,
-    x0: Tensor | None = None,
     tol: float = 1e-8,
     max_iter: int | None = None,
     min_curvature: float = 0.0,
 ) -> Solution:
     r"""Solve A x = b for symmetric positive definite A, of which only products are known.
 
-    The iteration of Hestenes and Stiefel (1952), preconditioned by M, an approximation to
-    :math:`A^{-1}`. It stops at the first direction with
-    :math:`p^T A p \le` `min_curvature` :math:`p^T p`, which proves that A is not definite, and
-    returns the iterate reached before; from ``x0 = None`` that iterate, unless zero, is a descent
-    direction of :math:`x^T A x/2 - b^T x` (Steihaug 1983).
+    The iteration of Hestenes and Stiefel (1952) from x = 0, preconditioned by M, an
+    approximation to :math:`A^{-1}`. It stops at the first direction with
+    :math:`p^T A p \le` `min_curvature` :math:`p^T p`, which for the default of zero proves that
+    A is not definite, and returns the iterate reached before. That iterate, unless zero, is a
+    descent direction of :math:`x^T A x/2 - b^T x` (Steihaug 1983).
 
     Args:
         A: symmetric, n x n.
         b: n entries.
         M: symmetric positive definite, n x n; the identity where none is given.
-        x0: where to start; zero where none is given, which saves a product.
-        tol: stop when |b - A x| <= tol |b|.
-        max_iter: at most so many iterations; n where none is given.
+        tol: stop when |b - A x| <= tol |b|; the default is half of a double's digits, to which
+            the residual of the recursion still agrees with the true one.
+        max_iter: at most so many iterations; n where none is given, by which the residual would
+            be zero in exact arithmetic.
         min_curvature: the least curvature that counts as positive.
 
     Raises:
         ValueError: A is not square, or b does not fit it.
     """
-    _check(A, b)
-    x = torch.zeros_like(b) if x0 is None else x0.clone()
-    Ax = torch.zeros_like(b) if x0 is None else A @ x
-    r = b - Ax
-    target = tol * _norm(b)
-    curvature_min, direction = math.inf, None
-    alphas: list[float] = []  # a product each
-    betas: list[float] = []  # a change of direction each
-    iterations = 0
+    check_system(A, b)
+    x, Ax, r = torch.zeros_like(b), torch.zeros_like(b), b
+    target, limit = tol * norm(b), len(b) if max_iter is None else max_iter
+    curvature_min, direction, iterations = math.inf, None, 0
 
     p = z = r if M is None else M @ r
-    rz, norm = float(r @ z), _norm(r)
-    stop = _state(norm, rz, target)
-    limit = len(b) if max_iter is None else max_iter
+    rz, residual = float(r @ z), norm(r)
+    stop = _state(residual, rz, target)
     while stop is None and iterations < limit:
         Ap = A @ p
         iterations += 1
@@ -113,63 +58,26 @@ def conjugate_gradient(
             stop = Stop.NON_FINITE
             break
         curvature_min = min(curvature_min, pAp / pp)
-        if pAp != 0.0:
-            alphas.append(rz / pAp)
         if pAp <= min_curvature * pp:
             stop, direction = Stop.NEGATIVE_CURVATURE, p
             break
-        step = alphas[-1] * p
-        r = r - alphas[-1] * Ap
+        alpha = rz / pAp
+        r = r - alpha * Ap
         z = r if M is None else M @ r
-        rz_before, rz, norm = rz, float(r @ z), _norm(r)
-        stop = _state(norm, rz, target)
+        rz_before, rz, residual = rz, float(r @ z), norm(r)
+        stop = _state(residual, rz, target)
         if stop is Stop.NON_FINITE:
-            break
-        x, Ax = x + step, Ax + alphas[-1] * Ap
-        betas.append(rz / rz_before)
-        p = z + betas[-1] * p
-
-    return Solution(
-        x,
-        Ax,
-        Stop.MAX_ITERATIONS if stop is None else stop,
-        iterations,
-        norm,
-        curvature_min,
-        direction,
-        _tridiagonal(alphas, betas),
-    )
+            break  # before the overflow reaches x
+        x, Ax = x + alpha * p, Ax + alpha * Ap
+        p = z + rz / rz_before * p
+    stop = stop or Stop.MAX_ITERATIONS
+    return Solution(x, Ax, stop, iterations, residual, curvature_min, direction)
 
 
-def _state(norm: float, rz: float, target: float) -> Stop | None:
-    """What a residual says, by its norm and by r^T M r; None to go on."""
-    if not (math.isfinite(norm) and math.isfinite(rz)):
+def _state(residual: float, rz: float, target: float) -> Stop | None:
+    """Why to stop at a residual r, from |r| and r^T M r; None to go on."""
+    if not (math.isfinite(residual) and math.isfinite(rz)):
         return Stop.NON_FINITE
-    if norm <= target:
+    if residual <= target:
         return Stop.CONVERGED
     return Stop.PRECONDITIONER if rz <= 0 else None
-
-
-def _tridiagonal(alphas: list[float], betas: list[float]) -> Tridiagonal:
-    """The Lanczos matrix of conjugate gradients (Golub and Van Loan 2013, section 11.3.8)."""
-    off_diagonal = [
-        math.sqrt(beta) / alpha for alpha, beta in zip(alphas[:-1], betas, strict=False)
-    ]
-    carried = [0.0, *(beta / alpha for alpha, beta in zip(alphas, betas, strict=False))]
-    diagonal = [1 / alpha + c for alpha, c in zip(alphas, carried, strict=False)]
-    return Tridiagonal(
-        torch.tensor(diagonal, dtype=torch.float64),
-        torch.tensor(off_diagonal, dtype=torch.float64),
-    )
-
-
-def _norm(v: Tensor) -> float:
-    return float(torch.linalg.vector_norm(v))
-
-
-def _check(A: LinearOperator, b: Tensor) -> None:
-    rows, columns = A.shape
-    if rows != columns:
-        raise ValueError(f"the operator must be square, not {rows} x {columns}")
-    if b.shape != (rows,):
-        raise ValueError(f"b must be a vector of {rows} entries, not of shape {tuple(b.shape)}")

@@ -1,4 +1,4 @@
-"""A list of tensors as one vector, and back."""
+"""Lists of tensors as one vector, and back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
     tensor([1., 0., 0., 1., 5.])
     """
     return torch.cat([t if t.ndim == 1 else t.reshape(-1) for t in tensors])
+
+
+def norm(vector: Tensor) -> float:
+    """The Euclidean length of a vector, as a number."""
+    return float(torch.linalg.vector_norm(vector))
 
 
 def filled(tensors: Iterable[Tensor | None], like: Iterable[Tensor]) -> list[Tensor]:

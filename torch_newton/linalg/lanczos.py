@@ -1,14 +1,50 @@
-"""The Lanczos process: a symmetric operator's tridiagonal shadow in a Krylov space."""
+"""The Lanczos process: the projection of a symmetric operator on a Krylov space."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .conjugate_gradient import Tridiagonal
-from .operators import LinearOperator
+from .operators import LinearOperator, check_square
+
+
+@dataclass(frozen=True)
+class Tridiagonal:
+    """The symmetric tridiagonal matrix that k Lanczos steps build.
+
+    Its eigenvalues are the Ritz values: approximations to eigenvalues of the operator, of which
+    the extreme ones converge first.
+
+    Attributes:
+        diagonal: k entries, float64 on the CPU.
+        off_diagonal: k - 1 entries.
+    """
+
+    diagonal: Tensor
+    off_diagonal: Tensor
+
+    @classmethod
+    def of(cls, diagonal: Sequence[float], off_diagonal: Sequence[float]) -> Tridiagonal:
+        """The matrix with k numbers on its diagonal and k - 1 beside it."""
+        return cls(
+            torch.tensor(diagonal, dtype=torch.float64),
+            torch.tensor(off_diagonal, dtype=torch.float64),
+        )
+
+    def dense(self) -> Tensor:
+        """The matrix itself, k x k."""
+        matrix = torch.diag(self.diagonal)
+        if len(self.off_diagonal):
+            matrix += torch.diag(self.off_diagonal, 1) + torch.diag(self.off_diagonal, -1)
+        return matrix
+
+    def ritz_values(self) -> Tensor:
+        """Its eigenvalues, ascending."""
+        values: Tensor = torch.linalg.eigvalsh(self.dense())
+        return values
 
 
 @dataclass(frozen=True)
@@ -65,9 +101,8 @@ class Process:
     """The Lanczos recursion, one step at a time; it holds one vector for each step allowed."""
 
     def __init__(self, A: LinearOperator, max_iter: int, start: Tensor | None, seed: int) -> None:
-        rows, columns = A.shape
-        if rows != columns:
-            raise ValueError(f"the operator must be square, not {rows} x {columns}")
+        check_square(A)
+        rows = A.shape[0]
         if max_iter < 1:
             raise ValueError(f"max_iter must be positive, not {max_iter}")
         if start is None:
@@ -85,10 +120,12 @@ class Process:
 
     @property
     def steps(self) -> int:
+        """How many have been taken."""
         return len(self.diagonal)
 
     @property
     def finished(self) -> bool:
+        """Whether there is nothing more to find, or no room for another vector."""
         return self.residual == 0 or self.steps == self.capacity
 
     def advance(self) -> None:
@@ -104,9 +141,13 @@ class Process:
         self.norm = max(self.norm, _norm(r))
         self.diagonal.append(float(v @ r))
         basis = self.basis[: self.steps]
-        for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
+        # One pass leaves what rounding has left of the basis in r, which matters where r is
+        # short; a second one removes it ("twice is enough", Parlett 1998, section 6.9).
+        for _ in range(2):
             r = r - basis.T @ (basis @ r)
         self.residual = _norm(r)
+        # A remainder of a few roundings of the largest product is nothing but rounding: the
+        # basis spans an invariant subspace.
         spanned = self.residual <= 10 * torch.finfo(v.dtype).eps * self.norm
         if spanned or self.steps == len(v):
             self.residual = 0.0
@@ -115,17 +156,11 @@ class Process:
 
     def result(self) -> Lanczos:
         """What is known so far."""
-        return Lanczos(
-            Tridiagonal(
-                torch.tensor(self.diagonal, dtype=torch.float64),
-                torch.tensor(self.off_diagonal, dtype=torch.float64),
-            ),
-            self.residual,
-        )
+        return Lanczos(Tridiagonal.of(self.diagonal, self.off_diagonal), self.residual)
 
 
 def _norm(v: Tensor) -> float:
-    """|v|, also where the squares of its entries underflow."""
+    """The Euclidean length, also where the squares of the entries underflow."""
     largest = v.abs().max()
     if not largest > 0:
         return float(largest)

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..step import Stop
-from .conjugate_gradient import Solution, Tridiagonal, _check, _norm
+from .flat import norm
+from .lanczos import Tridiagonal
 from .operators import LinearOperator
+from .solution import Solution, Stop, check_system
 
 
 def minimum_residual(
@@ -30,19 +31,23 @@ def minimum_residual(
         A: symmetric, n x n.
         b: n entries.
         tol: stop when |b - A x| <= tol |b|, with the residual formed anew.
-        max_iter: at most so many iterations in all; 10 n where none is given.
+        max_iter: at most so many iterations in all; 10 n where none is given. In exact
+            arithmetic n would do; rounding makes vectors of the recursion lose their
+            orthogonality, and eigenvalues that were already found are found again.
 
     Raises:
         ValueError: A is not square, or b does not fit it.
     """
-    _check(A, b)
+    check_system(A, b)
     budget = 10 * len(b) if max_iter is None else max_iter
-    target = tol * _norm(b)
+    target = tol * norm(b)
     best = _run(A, b, target, budget)
     iterations = best.iterations
     while best.stop is Stop.MAX_ITERATIONS and iterations < budget:
         correction = _run(A, b - best.Ax, target, budget - iterations)
         iterations += correction.iterations
+        # A run that rounding does not stop gains digits; one that does not halve the residual
+        # is at the limit of the arithmetic, and so would be the next.
         if not correction.residual_norm < 0.5 * best.residual_norm:
             break
         best = replace(correction, x=best.x + correction.x, Ax=best.Ax + correction.Ax)
@@ -50,18 +55,23 @@ def minimum_residual(
 
 
 def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution:
-    """One sweep of the recursion; it ends a little early so that rounding is seen, not hidden."""
+    """One sweep of the recursion, in the notation of Choi, Paige and Saunders (2011).
+
+    It goes on to half the target, because the residual that its own recursion reports is a
+    little smaller than the true one, which must meet the target; and it ends where that residual
+    is below rounding.
+    """
     x = torch.zeros_like(b)
     v_before, v = torch.zeros_like(b), b
     w_before, w = torch.zeros_like(b), torch.zeros_like(b)
-    beta = phi = _norm(b)
+    beta = phi = norm(b)
     # Givens rotation of the last column but one, and of the last.
     c_before, s_before, c, s = 1.0, 0.0, 1.0, 0.0
     diagonal: list[float] = []
     off_diagonal: list[float] = []
-    iterations, finite, rounding, largest = 0, True, 0.0, 0.0
-    epsilon_of_dtype = torch.finfo(b.dtype).eps
-    while iterations < max_iter and abs(phi) > max(0.5 * target, rounding) and beta > 0 and finite:
+    iterations, rounding, largest = 0, 0.0, 0.0
+    unit = torch.finfo(b.dtype).eps
+    while iterations < max_iter and abs(phi) > max(0.5 * target, rounding) and beta > 0:
         v = v / beta
         Av = A @ v
         iterations += 1
@@ -69,10 +79,9 @@ def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution
         if iterations > 1:
             Av = Av - beta * v_before
         v_before, v, beta_before = v, Av - alpha * v, beta
-        beta = _norm(v)
+        beta = norm(v)
         if not (math.isfinite(alpha) and math.isfinite(beta)):
-            finite = False
-            break
+            return _result(A, b, x, target, iterations, diagonal, off_diagonal, finite=False)
         diagonal.append(alpha)
         off_diagonal.append(beta)
 
@@ -82,24 +91,37 @@ def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution
         gamma_bar = c * alpha - s * delta_bar
         gamma = math.hypot(gamma_bar, beta)
         largest = max(largest, abs(alpha) + beta + beta_before)
-        if gamma <= 10 * epsilon_of_dtype * largest:
-            break  # A is singular on this space: x has the least residual already
+        # A handful of roundings of A's size make up gamma; below that it is zero, A is singular
+        # on this space, and x has the least residual already.
+        if gamma <= 10 * unit * largest:
+            break
         c_before, s_before = c, s
         c, s = gamma_bar / gamma, beta / gamma
         w_before, w = w, (v_before - epsilon * w_before - delta * w) / gamma
         x = x + (c * phi) * w
         phi = -s * phi
-        rounding = epsilon_of_dtype * largest * _norm(x)
+        rounding = unit * largest * norm(x)
+    return _result(A, b, x, target, iterations, diagonal, off_diagonal)
 
+
+def _result(
+    A: LinearOperator,
+    b: Tensor,
+    x: Tensor,
+    target: float,
+    iterations: int,
+    diagonal: list[float],
+    off_diagonal: list[float],
+    finite: bool = True,
+) -> Solution:
+    """The solution with its true residual, for which A is multiplied once more."""
     Ax = A @ x
-    residual = _norm(b - Ax)
+    residual = norm(b - Ax)
     if not (finite and math.isfinite(residual)):
         stop = Stop.NON_FINITE
     else:
         stop = Stop.CONVERGED if residual <= target else Stop.MAX_ITERATIONS
-    tridiagonal = Tridiagonal(
-        torch.tensor(diagonal, dtype=torch.float64),
-        torch.tensor(off_diagonal[:-1], dtype=torch.float64),
-    )
-    ritz = float(tridiagonal.ritz_values()[0]) if diagonal else math.inf
-    return Solution(x, Ax, stop, iterations + 1, residual, ritz, None, tridiagonal)
+    ritz = math.inf
+    if diagonal:
+        ritz = float(Tridiagonal.of(diagonal, off_diagonal[:-1]).ritz_values()[0])
+    return Solution(x, Ax, stop, iterations + 1, residual, ritz, None)

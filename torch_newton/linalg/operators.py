@@ -18,7 +18,7 @@ class LinearOperator:
 
     Curvature matrices of networks have too many entries to be formed, and a product with one
     costs about as much as two gradients. An expression of operators is evaluated only when it
-    meets a vector:
+    is multiplied by a vector, or by a matrix of columns:
 
     >>> A = from_dense(torch.tensor([[2.0, 1.0], [0.0, 3.0]]))
     >>> (A.T @ A + 0.5 * identity(2)) @ torch.tensor([1.0, 0.0])
@@ -29,8 +29,9 @@ class LinearOperator:
         matvec: maps a vector of n entries to one of m.
         rmatvec: maps a vector of m entries to one of n.
         dtype: of the vectors it takes and returns.
-        device: where they live.
-        matmat: maps an n x k matrix to one of m x k, where that is faster than k products.
+        device: where these vectors are.
+        matmat: maps an n x k matrix to one of m x k, where that is faster than k products. Sums,
+            products and multiples of operators have it always, and use what their parts have.
         rmatmat: the same for the transpose.
     """
 
@@ -133,6 +134,17 @@ class LinearOperator:
         return self @ torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
 
 
+def check_square(A: LinearOperator) -> None:
+    """Check that A has as many rows as columns.
+
+    Raises:
+        ValueError: it has not.
+    """
+    rows, columns = A.shape
+    if rows != columns:
+        raise ValueError(f"the operator must be square, not {rows} x {columns}")
+
+
 def symmetric(
     size: int,
     matvec: Product,
@@ -141,14 +153,22 @@ def symmetric(
     device: torch.device,
     matmat: Product | None = None,
 ) -> LinearOperator:
-    """The operator of a symmetric matrix, whose two products are one."""
+    """The operator of a symmetric matrix, for which A v and A^T v are the same.
+
+    Args:
+        size: n.
+        matvec: maps a vector of n entries to one of n.
+        dtype: of the vectors.
+        device: where they are.
+        matmat: maps an n x k matrix to one of n x k, where that is faster than k products.
+    """
     return LinearOperator((size, size), matvec, matvec, dtype, device, matmat, matmat)
 
 
 def identity(
     size: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> LinearOperator:
-    """The identity of `size` rows; `dtype` is PyTorch's default where none is given."""
+    """The identity, n x n with n = `size`; `dtype` is PyTorch's default where none is given."""
     return symmetric(
         size,
         lambda v: v,
@@ -166,8 +186,13 @@ def damped(operator: LinearOperator, damping: float) -> LinearOperator:
 
 def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
     """E A E with E = diag(e), for a symmetric A: the same form in scaled variables."""
+    column = e[:, None]
     return symmetric(
-        len(e), lambda v: e * (operator @ (e * v)), dtype=operator.dtype, device=operator.device
+        len(e),
+        lambda v: e * (operator @ (e * v)),
+        dtype=operator.dtype,
+        device=operator.device,
+        matmat=lambda V: column * (operator @ (column * V)),
     )
 
 

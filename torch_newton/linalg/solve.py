@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..step import Stop
-from .conjugate_gradient import Solution, conjugate_gradient
+from .conjugate_gradient import conjugate_gradient
 from .minres import minimum_residual
 from .operators import LinearOperator, symmetric
+from .solution import Solution, Stop
 
 
 class SolveError(RuntimeError):
@@ -25,8 +25,20 @@ def solve_symmetric(
 ) -> tuple[Solution, bool]:
     """Solve A x = b to `tol`: conjugate gradients, and minimum residuals where A is indefinite.
 
+    Args:
+        A: symmetric, n x n.
+        b: n entries.
+        M: a preconditioner of conjugate gradients, symmetric positive definite.
+        tol: stop when |b - A x| <= tol |b|.
+        max_iter: iterations of both methods together, but at least one of the second; 10 n
+            where none is given, as in `minimum_residual`.
+        min_curvature: the least curvature that counts as positive.
+
     Returns:
-        The solution, and whether conjugate gradients met negative curvature.
+        The solution, and whether conjugate gradients encountered negative curvature.
+
+    Raises:
+        ValueError: A is not square, or b does not fit it.
     """
     budget = 10 * len(b) if max_iter is None else max_iter
     solution = conjugate_gradient(A, b, M, tol=tol, max_iter=budget, min_curvature=min_curvature)
@@ -47,7 +59,8 @@ def inverse(
 
     Args:
         A: symmetric and not singular, n x n.
-        tol: relative residual of each solve.
+        tol: relative residual of each solve. The default is near what double precision reaches
+            on a matrix with a condition number of 1e6.
         max_iter: iterations a solve may take; 10 n where none is given.
         M: a preconditioner, an approximation to A^{-1}.
 

@@ -1,1 +1,21 @@
-"""One step of regularized Newton's method."""
+"""One step of regularized Newton's method: options, choice of a system, model, search, memory."""
+
+from .bandit import History
+from .iteration import Iteration, Outcome
+from .memory import Memory
+from .observation import Observation
+from .options import Options
+from .quadratic_model import Proposal, QuadraticModel
+from .trust_region import TrustRegionSearch
+
+__all__ = [
+    "History",
+    "Iteration",
+    "Memory",
+    "Observation",
+    "Options",
+    "Outcome",
+    "Proposal",
+    "QuadraticModel",
+    "TrustRegionSearch",
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..damping.rules import WidthScaled
-from ..step import Step, Stop
+from ..damping import WidthScaled
+from ..linalg.solution import Stop
+from ..step import Step
 from .options import Options
 
 

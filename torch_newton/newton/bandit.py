@@ -1,45 +1,50 @@
-r"""Which curvature and which damping a step uses, chosen by what the last steps gained.
+r"""Which candidate system a step solves, chosen by what the last steps gained.
 
-Four arms, {Gauss-Newton, exact Hessian} x {lambda I, lambda D}: none is good everywhere, and one of
-them nearly always is. Each has a rate, :math:`\log(L_0/L_1)` over the cost of the step, averaged
-over its last steps. The best one is played; now and then another is tried for a few steps, when
-what that costs is small beside what has been spent and what is still to be spent at the present
-rate. Costs are counted in evaluations of the closure and not timed, so that a run repeats exactly.
+The candidates are {Gauss-Newton, exact Hessian} x {lambda I, lambda D} by default: none is good
+everywhere, and one of them nearly always is. It is a multi-armed bandit problem. Each system has
+a rate, :math:`\log(L_0/L_1)` over the cost of the step, averaged over its last steps. The best one
+is selected; now and then another is tried for a few steps, when what that costs is small beside
+what has been spent and what is still to be spent at the present rate. Costs are counted in
+evaluations of the closure and not timed, so that a run repeats exactly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..step import Arm, Path, Step
+from ..step import CandidateSystem, Step, as_key, from_key
 
 NEWEST = 0.3
-"""Weight of the newest step in an arm's rate."""
+"""Weight of the newest step in a system's rate: a memory of about three steps, over which the
+loss of a network falls at one rate; a single step is noise, ten are another phase of training."""
 
 TRIAL = 2
-"""Steps that an arm is tried for: the first finds its lambda."""
+"""Steps that a system is tried for: the first finds its lambda."""
 
 SHARE = 0.1
-"""Cost of all trials, relative to all cost so far and to come."""
+"""Cost of all trials, relative to all cost so far and to come: the most that a user loses who
+would have known the best system."""
 
 HORIZON = 1000.0
-"""Cost to come is reckoned as that of reducing the loss by a factor e, but at most this."""
+"""Cost to come is reckoned as that of reducing the loss by a factor e, but at most this: some 100
+steps, so that a run that has come to rest does not go on trying."""
 
 PATIENCE = 10
-"""Steps between two trials of an arm; doubled at each in vain."""
+"""Steps between two trials of a system; doubled at each in vain, so that their number grows with
+the logarithm of the number of steps."""
 
 
 @dataclass(frozen=True)
-class Play:
-    """What is remembered of one arm.
+class Selections:
+    """What is remembered of one system.
 
     Attributes:
         rate: nats of loss gained per closure evaluation, a running mean.
-        cost: closure evaluations of its last step, products and rows included.
-        last: the step at which it was last played.
+        cost: closure evaluations of its last step, products and the Jacobian included.
+        last: the step at which it was last selected.
         trials: how often in a row it was tried and did not become the best.
     """
 
@@ -49,122 +54,113 @@ class Play:
     trials: int
 
 
-EXPECTED_COST = {
-    Arm.GAUSS_NEWTON: 5.0,
-    Arm.SCALED_GAUSS_NEWTON: 5.0,
-    Arm.HESSIAN: 14.0,
-    Arm.SCALED_HESSIAN: 14.0,
-}
-"""Cost of a step of an arm that has not been played."""
+Candidates = Mapping[CandidateSystem, float]
+"""Systems in the order in which they are tried, with the cost expected of a first step."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What the choice remembers; numbers alone, as `numbers`.
+    """What the choice remembers.
 
     Attributes:
-        plays: of each arm that was played.
+        selections: of each system that was selected, by its name.
         step: steps so far.
         spent: their cost.
         tried: the part of it that went to trials.
-        current: the arm in play.
-        left: steps for which it stays in play.
+        current: the name of the system in use.
+        left: steps for which it stays in use.
     """
 
-    plays: dict[Arm, Play] = field(default_factory=dict)
+    selections: dict[str, Selections] = field(default_factory=dict)
     step: int = 0
     spent: float = 0.0
     tried: float = 0.0
-    current: Arm | None = None
+    current: str | None = None
     left: int = 0
 
-    def best(self, among: Collection[Arm]) -> Arm | None:
-        """The arm of the highest rate."""
-        known = [arm for arm in among if arm in self.plays]
-        return max(known, key=lambda arm: self.plays[arm].rate, default=None)
+    def best(self, among: Candidates) -> CandidateSystem | None:
+        """The system of the highest rate."""
+        known = [system for system in among if system.name in self.selections]
+        return max(known, key=lambda system: self.selections[system.name].rate, default=None)
 
-    def choose(self, among: Collection[Arm]) -> Arm:
-        """The arm for the next step."""
-        if self.left > 0 and self.current is not None and self.current in among:
-            return self.current
+    def select(self, among: Candidates) -> CandidateSystem:
+        """The system for the next step."""
+        if self.left > 0:
+            for system in among:
+                if system.name == self.current:
+                    return system
         best = self.best(among)
         if best is None:
-            return next(arm for arm in Arm if arm in among)
-        rate = self.plays[best].rate
-        to_come = min(1 / rate, HORIZON) if rate > 0 else HORIZON
-        others = [arm for arm in Arm if arm in among and arm is not best]
-        for arm in sorted(others, key=self._last):
-            play = self.plays.get(arm)
-            if play is None and not arm.exact:  # as cheap as what is in play
-                return arm
-            wait = 0 if play is None else PATIENCE * 2**play.trials
-            cost = TRIAL * (EXPECTED_COST[arm] if play is None else play.cost)
-            if self.step - self._last(arm) >= wait and (
-                self.tried + cost <= SHARE * (self.spent + to_come)
-            ):
-                return arm
-        return best
+            return next(iter(among))
+        return self._trial(among, best) or best
 
-    def after(self, step: Step, among: Collection[Arm]) -> History:
-        """The history after a step, with the arms that its arm was chosen among."""
-        arm = step.arm
-        known, cost = self.plays.get(arm), _cost(step)
+    def after(self, step: Step, cost: float, among: Candidates) -> History:
+        """The history after a step of a given cost, with the systems it was selected among."""
+        system = step.system
+        known = self.selections.get(system.name)
         best = self.best(among)
-        opening = arm is not self.current or self.left == 0
-        trial = opening and best is not None and arm is not best
+        opening = system.name != self.current or self.left == 0
+        trial = opening and best is not None and system != best
         left = TRIAL - 1 if trial or best is None else max(0, self.left - 1)
         trials = 0 if known is None else known.trials + trial
         rate = _gain(step) / cost
         if known is not None:
             rate = (1 - NEWEST) * known.rate + NEWEST * rate
-        plays = {**self.plays, arm: Play(rate, cost, self.step + 1, trials)}
-        if left == 0 and max(plays.values(), key=lambda play: play.rate) is plays[arm]:
-            plays[arm] = replace(plays[arm], trials=0)
-        on_trial = trial or (not opening and best is not None and arm is not best)
+        selections = {**self.selections, system.name: Selections(rate, cost, self.step + 1, trials)}
+        newest = selections[system.name]
+        if left == 0 and max(selections.values(), key=lambda found: found.rate) is newest:
+            selections[system.name] = replace(newest, trials=0)
+        on_trial = trial or (not opening and best is not None and system != best)
         return History(
-            plays,
+            selections,
             self.step + 1,
             self.spent + cost,
             self.tried + (cost if on_trial else 0.0),
-            arm,
+            system.name,
             left,
         )
 
-    def _last(self, arm: Arm) -> int:
-        play = self.plays.get(arm)
-        return -1 if play is None else play.last
+    def _trial(self, among: Candidates, best: CandidateSystem) -> CandidateSystem | None:
+        """Another system whose turn it is to be tried."""
+        rate = self.selections[best.name].rate
+        to_come = min(1 / rate, HORIZON) if rate > 0 else HORIZON
+        others = [system for system in among if system != best]
+        for system in sorted(others, key=self._last):
+            known = self.selections.get(system.name)
+            if known is None and not system.exact:  # as cheap as what is in use
+                return system
+            wait = 0 if known is None else PATIENCE * 2**known.trials
+            cost = TRIAL * (among[system] if known is None else known.cost)
+            if self.step - self._last(system) >= wait and (
+                self.tried + cost <= SHARE * (self.spent + to_come)
+            ):
+                return system
+        return None
+
+    def _last(self, system: CandidateSystem) -> int:
+        known = self.selections.get(system.name)
+        return -1 if known is None else known.last
 
     def numbers(self) -> dict[str, Any]:
-        """The history as numbers alone, the form in which a checkpoint can hold it."""
+        """The history as numbers in dictionaries, the form in which a checkpoint holds it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["plays"] = {
-            arm.name: {f.name: getattr(play, f.name) for f in fields(play)}
-            for arm, play in self.plays.items()
-        }
-        values["current"] = -1 if self.current is None else list(Arm).index(self.current)
+        values["selections"] = {name: dict(vars(s)) for name, s in self.selections.items()}
+        values["current"] = {} if self.current is None else as_key(self.current)
         return values
 
     @classmethod
     def from_numbers(cls, numbers: dict[str, Any]) -> History:
         """The inverse of `numbers`."""
-        plays = {Arm[name]: Play(**play) for name, play in numbers["plays"].items()}
-        current = None if numbers["current"] < 0 else list(Arm)[int(numbers["current"])]
-        return cls(**{**numbers, "plays": plays, "current": current})
-
-
-def _cost(step: Step) -> float:
-    """Closure evaluations: those made, 2 for gradient and rows, and 2 for each product.
-
-    Products with the rows themselves are not counted.
-    """
-    by_rows = step.path is Path.FUNCTION_SPACE and not step.arm.exact
-    return step.closure_calls + 2.0 + (0.0 if by_rows else 2.0 * step.products)
+        known = {name: Selections(**values) for name, values in numbers["selections"].items()}
+        current = from_key(numbers["current"]) if numbers["current"] else None
+        return cls(**{**numbers, "selections": known, "current": current})
 
 
 def _gain(step: Step) -> float:
-    """The logarithm of loss before over loss after; for losses that are not positive, the like."""
+    """The logarithm of loss before over loss after; a relative change where one is not positive."""
     if not step.accepted:
         return 0.0
     if step.loss > 0 and step.loss_after > 0:
         return math.log(step.loss / step.loss_after)
-    return (step.loss - step.loss_after) / max(abs(step.loss), abs(step.loss_after), 1e-300)
+    largest = max(abs(step.loss), abs(step.loss_after))
+    return (step.loss - step.loss_after) / max(largest, 1e-300)  # zero minus zero over no zero

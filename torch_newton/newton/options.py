@@ -71,21 +71,18 @@ hooks on parameters (a warning)                     also acts on every product
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import SupportsFloat, SupportsIndex
+from functools import cached_property
 
-import torch
-from torch import Tensor
+from ..curvature.base import Curvature
+from ..curvature.table import curvatures
+from ..damping import RetryingRule
+from ..damping.base import AnyRule
+from ..preconditioners.base import AnyPreconditioner
+from ..preconditioners.table import preconditioner
+from ..step import CandidateSystem
 
-from ..damping.rules import DampingRule, RetryingRule
-from ..preconditioners.base import Preconditioner, StatefulPreconditioner
-from ..step import Arm
-
-CURVATURES = ("auto", "hessian", "gauss_newton")
 SCALINGS = ("auto", "jacobian", None)
 HVPS = ("auto", "exact", "finite_difference")
 
@@ -98,9 +95,9 @@ class Options:
         ValueError: a value is out of its range.
     """
 
-    damping: DampingRule
-    curvature: str
-    preconditioner: str | Preconditioner | None
+    damping: AnyRule
+    curvature: str | Curvature
+    preconditioner: str | AnyPreconditioner | None
     cg_max_iter: int | None
     cg_tol: float | None
     width: int | None
@@ -117,19 +114,14 @@ class Options:
                 "scaling='jacobian' needs the rows that preconditioner='auto' reads: leave the "
                 "preconditioner as it is, or the scaling"
             )
-        if self.curvature not in CURVATURES:
-            names = ", ".join(repr(name) for name in CURVATURES)
-            raise ValueError(f"curvature must be one of {names}, not {self.curvature!r}")
+        curvatures(self.curvature, adaptive=False)  # complains of an unknown one
         if self.hvp not in HVPS:
             names = ", ".join(repr(name) for name in HVPS)
             raise ValueError(f"hvp must be one of {names}, not {self.hvp!r}")
         for name in ("correction", "maximize"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if not (self.preconditioner in (None, "auto") or callable(self.preconditioner)):
-            raise ValueError(
-                f"preconditioner must be 'auto', None or a callable, not {self.preconditioner!r}"
-            )
+        preconditioner(self.preconditioner)
         for name in ("cg_max_iter", "width"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -146,157 +138,32 @@ class Options:
         return self.damping if isinstance(self.damping, RetryingRule) else None
 
     @cached_property
-    def stateful(self) -> StatefulPreconditioner | None:
-        """The preconditioner, where it remembers something from step to step."""
-        known = self.preconditioner
-        return known if isinstance(known, StatefulPreconditioner) else None
+    def prepared(self) -> str | AnyPreconditioner | None:
+        """The preconditioner: ``"auto"``, None, or a callable, where a name is one's own."""
+        return preconditioner(self.preconditioner)
 
     @cached_property
-    def arms(self) -> frozenset[Arm]:
-        """The arms that a step may choose among, where the loss allows them.
+    def curvatures(self) -> tuple[Curvature, ...]:
+        """The curvatures that a step may choose among."""
+        return curvatures(self.curvature, adaptive=self.retrying is not None)
+
+    @cached_property
+    def systems(self) -> Mapping[CandidateSystem, Curvature]:
+        """The systems that a step may choose among, where the loss allows them, and their matrix.
 
         With a fixed damping it is the exact Hessian and lambda I unless the user says otherwise:
         that is the paper's method.
         """
-        adaptive = self.retrying is not None
-        exact, scaled = [True, False], [True, False]
-        if self.curvature != "auto" or not adaptive:
-            exact = [self.curvature != "gauss_newton"]
-        if self.scaling != "auto" or not adaptive or self.preconditioner != "auto":
+        scaled = [False, True]
+        if self.scaling != "auto" or self.retrying is None or self.preconditioner != "auto":
             scaled = [self.scaling == "jacobian"]
-        return frozenset(arm for arm in Arm if arm.exact in exact and arm.scaled in scaled)
+        return {
+            CandidateSystem(curvature.name, with_scaling, curvature.exact): curvature
+            for curvature in self.curvatures
+            for with_scaling in scaled
+        }
 
-
-def check_lr(lr: float | Tensor) -> None:
-    """Raise unless `lr` is one finite number that is not negative.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is negative, not finite, or a tensor of several.
-    """
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1 or lr.is_complex():
-            raise ValueError("Tensor lr must be 1-element and real")
-    elif not isinstance(lr, float) and (  # a protocol takes long to ask, and steps ask it
-        isinstance(lr, (bool, str)) or not isinstance(lr, (SupportsFloat, SupportsIndex))
-    ):
-        raise TypeError(f"lr must be a number or a tensor of one element, not {lr!r}")
-    if not (float(lr) >= 0 and math.isfinite(float(lr))):
-        raise ValueError(f"lr must be finite and >= 0, not {float(lr)}")
-
-
-def warn_of_foreign_lr(lr: float | Tensor) -> None:
-    """Warn of a learning rate that looks like one of Adam's."""
-    if 0 < float(lr) < 1.001e-3:  # also in single precision
-        warnings.warn(
-            f"lr={float(lr):g} is a learning rate for Adam; RegNewton's lr is the length of the "
-            "step in units of Newton's own, and a step will be that much too short: leave it at "
-            "1.0 (or use a scheduler, if it is a warm-up that you want)",
-            stacklevel=3,
-        )
-
-
-FOREIGN = {
-    "alpha", "amsgrad", "betas", "capturable", "centered", "dampening", "differentiable", "eps",
-    "foreach", "fused",
-    "momentum", "nesterov", "rho", "weight_decay",
-}  # fmt: skip
-"""Options of other optimizers, which a group copied from one may still have."""
-
-
-def check_group(group: dict[str, object]) -> None:
-    """Raise a ValueError where a parameter group has an option of its own that it cannot have."""
-    foreign = sorted(set(group) & FOREIGN)
-    if foreign:
-        raise ValueError(
-            f"RegNewton has no {', '.join(foreign)}: leave it out of the parameter group"
-            + ("; add weight decay to the loss" if "weight_decay" in foreign else "")
-        )
-    own = sorted(set(group) & set(Options.__dataclass_fields__))
-    if own:
-        raise ValueError(
-            f"{', '.join(own)} cannot differ between parameter groups, because one linear "
-            "system couples all parameters: give it to RegNewton(...); lr may differ"
-        )
-
-
-def check_params(params: Sequence[Tensor]) -> None:
-    """Raise where the parameters cannot be the unknowns of one linear system.
-
-    Raises:
-        TypeError: a parameter is not real, dense and of single or double precision, or is a
-            part of one that is divided among processes.
-        ValueError: there are several dtypes or several devices, parameters that are given
-            twice, share memory or have none yet, or no entries at all.
-    """
-    for param in params:
-        _check_param(param)
-    for what, kinds in (
-        ("dtype", {param.dtype for param in params}),
-        ("device", {param.device for param in params}),
-    ):
-        if len(kinds) > 1:
-            names = ", ".join(sorted(str(kind) for kind in kinds))
-            raise ValueError(
-                f"all parameters must share one {what}, because one linear system couples "
-                f"them, but there are {names}: move the model as a whole, by model.to(...)"
-            )
-    if params and all(param.device.type == "meta" for param in params):
-        raise ValueError(
-            "the parameters are on the meta device and have no values: materialise the model "
-            "(model.to_empty(device=...), then initialise it) before making the optimizer"
-        )
-    if len({id(param) for param in params}) < len(params):
-        raise ValueError(
-            "a parameter is given twice, which would make the linear system singular: pass "
-            "model.parameters(), which holds shared ones once, or dict.fromkeys(params)"
-        )
-    starts = [param.data_ptr() for param in params if param.numel() > 0]
-    if len(set(starts)) < len(starts):
-        raise ValueError(
-            "two parameters share their memory: make them one and the same nn.Parameter "
-            "(a.weight = b.weight), so that the optimizer knows"
-        )
-    if params and all(param.numel() == 0 for param in params):
-        raise ValueError("the parameters have no entries: there is nothing to train")
-
-
-@lru_cache
-def _names(kind: type) -> frozenset[str]:
-    """Of a class and those that it is made of."""
-    return frozenset(base.__name__ for base in kind.__mro__)
-
-
-def _check_param(param: Tensor) -> None:
-    kinds = _names(type(param))
-    if kinds & {"DTensor", "FlatParameter"}:
-        raise TypeError(
-            "RegNewton does not work with FSDP or tensor parallelism, which hold a part of each "
-            "parameter per rank: use DistributedDataParallel (Lightning: strategy='ddp')"
-        )
-    if kinds & {"UninitializedParameter"}:
-        raise ValueError(
-            "a parameter of a lazy module has no shape yet: run the model once on a batch "
-            "before making the optimizer"
-        )
-    if not param.is_floating_point() or param.layout is not torch.strided:
-        raise TypeError(
-            f"RegNewton trains real dense floating-point parameters, not {param.dtype} "
-            f"ones of layout {param.layout}: train the others with another optimizer"
-        )
-    if param.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"RegNewton solves a linear system in the parameters' dtype, for which {param.dtype} "
-            "has too few digits: keep the parameters in float32 (model.float()) and use "
-            "torch.autocast, in Lightning precision='bf16-mixed'"
-        )
-    if param.is_inference():
-        raise ValueError(
-            "a parameter was made under torch.inference_mode() and cannot be trained: make the "
-            "model outside of it"
-        )
-    if any(step == 0 and n > 1 for step, n in zip(param.stride(), param.shape, strict=True)):
-        raise ValueError(
-            "a parameter is an expanded tensor, whose entries share memory: make it with "
-            ".clone() after .expand()"
-        )
+    @property
+    def exact(self) -> bool:
+        """Whether some candidate is the exact Hessian, which differences of gradients can give."""
+        return any(curvature.exact for curvature in self.curvatures)

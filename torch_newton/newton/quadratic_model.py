@@ -9,20 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.conjugate_gradient import Solution, conjugate_gradient
-from ..linalg.operators import LinearOperator, congruent, damped, symmetric
+from ..curvature.base import Curvature
+from ..curvature.linearization import Linearization
+from ..linalg.change_of_variables import ChangeOfVariables
+from ..linalg.conjugate_gradient import conjugate_gradient
+from ..linalg.operators import LinearOperator, damped, symmetric
+from ..linalg.solution import Solution, Stop
 from ..linalg.solve import solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.scaling import Scaling
-from ..step import Path, Stop
+from ..step import Path
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
-
-Candidate = tuple[Tensor, float]
-"""A direction d with d^T A d."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,21 @@ class Proposal:
     """A solution d of (A + lambda I) d = -g.
 
     Attributes:
-        candidates: d with d^T A d, A without lambda; none where the first direction tried had no
-            positive curvature, and two where the solver was stopped by negative curvature and
-            has the Gauss-Newton step to offer beside its iterate.
+        directions: d, P entries; none where the first direction tried had no positive curvature,
+            and two where the solver was stopped by negative curvature and has the Gauss-Newton
+            step to offer beside its iterate.
+        curvatures: d^T A d of each, A without lambda.
         stop: why the solver stopped.
         iterations: what it took.
-        curvature_min: smallest p^T A p / p^T p it met, with lambda; infinite where none.
+        curvature_min: smallest p^T A p / p^T p over the solver's directions p, with lambda;
+            infinite where there was none.
         negative_curvature: whether it saw that A + lambda I is not positive definite.
         path: how it was solved.
         inverse: that of the Gauss-Newton matrix plus lambda I, where it was used.
     """
 
-    candidates: list[Candidate]
+    directions: list[Tensor]
+    curvatures: list[float]
     stop: Stop
     iterations: int
     curvature_min: float
@@ -98,13 +102,27 @@ class QuadraticModel:
             device=curvature.device,
             matmat=curvature.matmat,
         )
-        # What is solved with: the same, or its like in the scaled variables.
-        self._variables: Tensor | None = None
-        self._g, self._A, self._space = gradient, self.curvature, space
+        # The system is solved in these variables, where the damping is a multiple of I.
+        self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
-            self._variables = e = scaling.vector
-            self._g, self._A = e * gradient, congruent(self.curvature, e)
+            self._variables = ChangeOfVariables(scaling.vector)
             self._space = space.scaled(scaling)
+        self._g = self._variables.gradient(gradient)
+        self._A = self._variables.curvature(self.curvature)
+
+    @classmethod
+    def of(cls, curvature: Curvature, at: Linearization, scaling: Scaling | None) -> QuadraticModel:
+        """The model of a curvature at the point of a linearization."""
+        closed = curvature.closed(at)
+        return cls(
+            at.start.gradient,
+            curvature.operator(at),
+            None if closed else at.at_damping,
+            curvature.space(at),
+            closed,
+            scaling,
+            None if at.sampled is None else Path.SAMPLED_ROWS,
+        )
 
     def scale(self) -> float:
         """s = |A g| / |g| in the scaled variables; 1 where that is zero or not finite."""
@@ -150,15 +168,13 @@ class QuadraticModel:
         target = self._space.target_at(loss)
         if target is None:
             return None
-        d = direction if self._variables is None else direction / self._variables
+        d = self._variables.from_theta(direction)
         remainder = target - self._space.target - self._space.jacobian.matvec(d)
         correction = proposal.inverse.correction(remainder)
         norm = torch.linalg.vector_norm
         if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
             return None
-        if self._variables is not None:
-            correction = self._variables * correction
-        return direction + correction
+        return direction + self._variables.to_theta(correction)
 
     def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
         """A step that reduces the model, by conjugate gradients up to negative curvature.
@@ -177,8 +193,9 @@ class QuadraticModel:
             solution = conjugate_gradient(
                 A, -self._g, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
             )
-            candidates = [_candidate(solution, damping)] if bool(solution.x.any()) else []
-            return self._proposal(candidates, solution, solution.stop is negative, self.path)
+            found = [solution.x] if bool(solution.x.any()) else []
+            curvatures = [_curvature(solution, damping)] if found else []
+            return self._proposal(found, curvatures, solution, solution.stop is negative, self.path)
 
         inverse = self._space.at(damping)
         first, _ = inverse.step(self._g)
@@ -193,13 +210,16 @@ class QuadraticModel:
             max_iter=max_iter,
             min_curvature=1e-3 * damping,
         )
-        candidates = [(first, float(first @ curved))]
+        found, curvatures = [first], [float(first @ curved)]
         if bool(solution.x.any()):
             x = first + solution.x
-            better = x, float(x @ (curved + solution.Ax - damping * solution.x))
+            curvature = float(x @ (curved + solution.Ax - damping * solution.x))
             # Where the curvature is negative the model cannot tell which of the two is better.
-            candidates = [better, *candidates] if solution.stop is negative else [better]
-        return self._proposal(candidates, solution, solution.stop is negative, self.path, inverse)
+            others = 1 if solution.stop is negative else 0
+            found, curvatures = [x, *found[:others]], [curvature, *curvatures[:others]]
+        return self._proposal(
+            found, curvatures, solution, solution.stop is negative, self.path, inverse
+        )
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite."""
@@ -213,14 +233,16 @@ class QuadraticModel:
         solution, indefinite = solve_symmetric(
             damped(self._A, damping), -self._g, M, tol=tol, max_iter=max_iter
         )
-        candidates = [] if solution.stop is Stop.NON_FINITE else [_candidate(solution, damping)]
-        return self._proposal(
-            candidates, solution, indefinite, Path.INDEFINITE if indefinite else self.path
-        )
+        path = Path.INDEFINITE if indefinite else self.path
+        if solution.stop is Stop.NON_FINITE:
+            return self._proposal([], [], solution, indefinite, path)
+        curvatures = [_curvature(solution, damping)]
+        return self._proposal([solution.x], curvatures, solution, indefinite, path)
 
     def _proposal(
         self,
-        candidates: list[Candidate],
+        directions: list[Tensor],
+        curvatures: list[float],
         solution: Solution,
         negative: bool,
         path: Path,
@@ -228,7 +250,8 @@ class QuadraticModel:
     ) -> Proposal:
         """The proposal in the parameters themselves."""
         return Proposal(
-            [(self._unscaled(d), curvature) for d, curvature in candidates],
+            [self._variables.to_theta(d) for d in directions],
+            curvatures,
             solution.stop,
             solution.iterations,
             solution.curvature_min,
@@ -239,12 +262,10 @@ class QuadraticModel:
 
     def _direct(self, d: Tensor, image: Tensor, inverse: DampedInverse | None = None) -> Proposal:
         """A Gauss-Newton step, given J d, that a factorisation gave."""
-        found = [(self._unscaled(d), float(image @ image))]
-        return Proposal(found, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
-
-    def _unscaled(self, d: Tensor) -> Tensor:
-        return d if self._variables is None else self._variables * d
+        found, curvatures = [self._variables.to_theta(d)], [float(image @ image)]
+        return Proposal(found, curvatures, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
 
 
-def _candidate(solution: Solution, damping: float) -> Candidate:
-    return solution.x, float(solution.x @ (solution.Ax - damping * solution.x))
+def _curvature(solution: Solution, damping: float) -> float:
+    """d^T A d of a solution d of (A + lambda I) d = -g."""
+    return float(solution.x @ (solution.Ax - damping * solution.x))

@@ -9,31 +9,24 @@ import torch
 from torch import Tensor
 
 from ..closure.evaluator import Evaluator
-from ..damping.rules import Attempt, DampingContext, RetryingRule
+from ..closure.surrogate import Surrogate
+from ..curvature.base import Curvature
+from ..damping import Attempt, DampingContext, RetryingRule
 from ..step import Path, Step
 from .options import Options
 from .quadratic_model import Proposal, QuadraticModel
 
-PRODUCTS = {(True, True): 3, (True, False): 10, (False, True): 50, (False, False): 50}
-"""Products of a solve under an adaptive damping; keys: exact Hessian, in function space.
+ROUNDING = 10.0
+"""Units of rounding, eps |L|, within which two losses count as equal. Near a minimum the reduction
+is smaller than that, and without the term every step would be refused or accepted by chance."""
 
-There conjugate gradients start at the Gauss-Newton step, and a few products are worth most.
-"""
+TIGHTEST = 1e-8
+"""Relative residual of a solve under a fixed damping, whose steps are meant to be exact."""
 
-
-@dataclass(frozen=True)
-class Tried:
-    """A step that was evaluated; none at all where nothing was proposed.
-
-    Attributes:
-        direction: by how much the parameters would move.
-        predicted: reduction of the model along it.
-        loss: at its end; NaN where it is not finite.
-    """
-
-    direction: Tensor | None = None
-    predicted: float = math.nan
-    loss: float = math.nan
+LOOSEST = 0.1
+"""Relative residual of a solve far from the minimum, and the factor of the square root of the
+gradient's size with which it tightens: superlinear convergence needs it to tend to zero
+(Nocedal and Wright 2006, section 7.1), and a step far away gains nothing from digits."""
 
 
 @dataclass(frozen=True)
@@ -42,134 +35,164 @@ class TrustRegionSearch:
 
     Attributes:
         model: what a step minimises.
-        trials: where the loss is evaluated.
+        curvature: the matrix of the model.
+        evaluator: where the loss is evaluated.
+        surrogate: the function of that loss which the step minimises.
         options: the damping rule, and how far a system is solved.
         lengths: the step in units of the solution, for all parameters or for each.
     """
 
     model: QuadraticModel
-    trials: Evaluator
+    curvature: Curvature
+    evaluator: Evaluator
+    surrogate: Surrogate
     options: Options
     lengths: float | Tensor
 
     def run(
-        self, step: Step, scale: DampingContext, last: Step | None, first_norm: float
+        self, step: Step, context: DampingContext, last: Step | None, first_norm: float
     ) -> tuple[Step, Tensor | None]:
         """What was done, written into `step`, and by how much to move, where it was accepted.
 
         Args:
             step: what is known before the first attempt.
-            scale: what the damping is measured against.
-            last: the last step of the same arm.
+            context: what the damping is measured against.
+            last: the last step of the same system.
             first_norm: the norm of the first gradient of all.
         """
         rule, retrying = self.options.damping, self.options.retrying
-        forcing = None
-        if retrying is not None:
-            forcing = min(0.1, 0.1 * math.sqrt(self.model.gradient_norm / first_norm))
-        damping = _checked(rule(last, scale))
-        iterations = 0
+        tol = self._tolerance(first_norm)
+        damping = _checked(rule(last, context))
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
-            proposal = self._solve(damping, forcing, step.arm.exact)
-            iterations += proposal.iterations
-            tried, graph = self._best(proposal)
-            attempt = Attempt(
-                number,
-                tried.direction is not None,
-                proposal.curvature_min - damping,
-                tried.predicted,
-                _ratio(step.loss, tried, scale.epsilon),
-                proposal.negative_curvature,
-            )
-            accepted = _accepts(retrying, attempt, tried)
-            corrected = None
-            if retrying is not None and not accepted:
-                corrected = self._corrected(proposal, tried, graph)
-            graph = None  # frees the memory for the next evaluation
+            proposal = self._solve(damping, tol)
+            attempt, graph = self._try(number, damping, proposal, step.loss, context)
+            accepted = _accepts(retrying, attempt)
+            corrected = None if accepted else self._correction(proposal, attempt, graph)
+            graph = None  # frees its memory for the next evaluation
             if corrected is not None:
-                again = Tried(corrected, tried.predicted, self.trials.loss_at(corrected))
-                second = replace(attempt, ratio=_ratio(step.loss, again, scale.epsilon))
-                if _accepts(retrying, second, again):
-                    accepted, attempt, tried = True, second, again
-            step = replace(
-                step,
-                loss_after=tried.loss,
-                damping=damping,
-                ratio=attempt.ratio,
-                accepted=accepted,
-                corrected=accepted and tried.direction is corrected,
-                attempts=number,
-                cg_iterations=iterations,
-                products=self.model.products,
-                closure_calls=self.trials.calls,
-                stop=proposal.stop,
-                negative_curvature=step.negative_curvature or proposal.negative_curvature,
-                curvature_min=min(step.curvature_min, attempt.curvature),
-                path=proposal.path,
-            )
-            if accepted and tried.direction is not None:
-                length = float(torch.linalg.vector_norm(tried.direction))
-                return replace(step, step_length=length), tried.direction
+                again = self._again(attempt, corrected, step.loss, context)
+                if _accepts(retrying, again):
+                    accepted, attempt = True, again
+            step = self._recorded(step, damping, proposal, attempt, accepted)
+            if accepted and attempt.direction is not None:
+                length = float(torch.linalg.vector_norm(attempt.direction))
+                return replace(step, step_length=length), attempt.direction
             if retrying is not None:
-                damping = _checked(retrying.retry(damping, attempt, scale))
+                damping = _checked(retrying.retry(damping, attempt, context))
         # What the last attempt taught is kept for the next step.
         return replace(step, damping=damping), None
 
-    def _solve(self, damping: float, forcing: float | None, exact: bool) -> Proposal:
-        model, tol, max_iter = self.model, self.options.cg_tol, self.options.cg_max_iter
-        if forcing is None:
-            tol = max(1e-8, 10 * torch.finfo(model.gradient.dtype).eps) if tol is None else tol
+    def _tolerance(self, first_norm: float) -> float:
+        """The relative residual at which a solve ends."""
+        if self.options.cg_tol is not None:
+            return self.options.cg_tol
+        if self.options.retrying is None:
+            return max(TIGHTEST, 10 * torch.finfo(self.model.gradient.dtype).eps)
+        return min(LOOSEST, LOOSEST * math.sqrt(self.model.gradient_norm / first_norm))
+
+    def _solve(self, damping: float, tol: float) -> Proposal:
+        model, max_iter = self.model, self.options.cg_max_iter
+        if self.options.retrying is None:
             return model.exact_step(damping, tol, max_iter)
         if max_iter is None:
-            max_iter = PRODUCTS[exact, model.path is Path.FUNCTION_SPACE]
-        return model.truncated_step(damping, forcing if tol is None else tol, max_iter)
+            inside, elsewhere = self.curvature.max_products
+            max_iter = inside if model.path is Path.FUNCTION_SPACE else elsewhere
+        return model.truncated_step(damping, tol, max_iter)
 
-    def _best(self, proposal: Proposal) -> tuple[Tried, Tensor | None]:
+    def _try(
+        self, number: int, damping: float, proposal: Proposal, loss: float, context: DampingContext
+    ) -> tuple[Attempt, Tensor | None]:
         """Of the steps proposed the one of lowest loss, and that loss with its graph."""
-        best, graph = Tried(), None
-        for d, curvature in proposal.candidates:
-            direction = self.lengths * d
-            if isinstance(self.lengths, Tensor):
-                curvature = float(direction @ (self.model.curvature @ direction))  # noqa: PLW2901
-            else:
-                curvature = self.lengths**2 * curvature  # noqa: PLW2901
-            predicted = self.model.predicted_reduction(direction, curvature)
-            loss, found = self.trials.evaluate_at(direction)
-            if best.direction is None or loss < best.loss or math.isnan(best.loss):
-                best, graph = Tried(direction, predicted, loss), found
+        best = Attempt(
+            number, False, proposal.curvature_min - damping, math.nan, math.nan,
+            proposal.negative_curvature,
+        )  # fmt: skip
+        graph = None
+        for solution, curvature in zip(proposal.directions, proposal.curvatures, strict=True):
+            direction, along = self._stretched(solution, curvature)
+            predicted = self.model.predicted_reduction(direction, along)
+            value, found = self._loss_at(direction)
+            if best.direction is None or value < best.loss or math.isnan(best.loss):
+                ratio = _ratio(loss, predicted, value, context.epsilon)
+                graph = found
+                best = replace(
+                    best, solved=True, predicted=predicted, ratio=ratio,
+                    direction=direction, loss=value,
+                )  # fmt: skip
         return best, graph
 
-    def _corrected(self, proposal: Proposal, tried: Tried, graph: Tensor | None) -> Tensor | None:
-        """A refused step with its second-order correction, where that has a chance."""
+    def _stretched(self, d: Tensor, curvature: float) -> tuple[Tensor, float]:
+        """A solution times `lr`, with its curvature."""
+        direction = self.lengths * d
+        if isinstance(self.lengths, Tensor):
+            return direction, float(direction @ (self.model.curvature @ direction))
+        return direction, self.lengths**2 * curvature
+
+    def _loss_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
+        value, graph = self.evaluator.loss_at(direction)
+        return self.surrogate.loss(value, direction), graph
+
+    def _correction(
+        self, proposal: Proposal, attempt: Attempt, graph: Tensor | None
+    ) -> Tensor | None:
+        """A refused direction with its second-order correction, where that has a chance."""
+        if self.options.retrying is None or not self.options.correction:
+            return None
         # With a length for each parameter it would mix groups, of which some may stand still.
-        if not self.options.correction or isinstance(self.lengths, Tensor):
+        if isinstance(self.lengths, Tensor) or attempt.direction is None or graph is None:
             return None
-        if not (tried.predicted > 0 and math.isfinite(tried.loss)):
+        if not attempt.predicted > 0:
             return None
-        if tried.direction is None or graph is None:
-            return None
-        return self.model.corrected(proposal, tried.direction, graph)
+        return self.model.corrected(proposal, attempt.direction, graph)
+
+    def _again(
+        self, attempt: Attempt, corrected: Tensor, loss: float, context: DampingContext
+    ) -> Attempt:
+        """The attempt with the corrected direction in place of its own."""
+        value, _ = self._loss_at(corrected)
+        ratio = _ratio(loss, attempt.predicted, value, context.epsilon)
+        return replace(attempt, direction=corrected, loss=value, ratio=ratio, corrected=True)
+
+    def _recorded(
+        self, step: Step, damping: float, proposal: Proposal, attempt: Attempt, accepted: bool
+    ) -> Step:
+        return replace(
+            step,
+            loss_after=attempt.loss,
+            damping=damping,
+            ratio=attempt.ratio,
+            accepted=accepted,
+            corrected=accepted and attempt.corrected,
+            attempts=attempt.number,
+            cg_iterations=step.cg_iterations + proposal.iterations,
+            products=self.model.products,
+            closure_calls=self.evaluator.calls,
+            stop=proposal.stop,
+            negative_curvature=step.negative_curvature or proposal.negative_curvature,
+            curvature_min=min(step.curvature_min, attempt.curvature),
+            path=proposal.path,
+        )
 
 
-def _accepts(retrying: RetryingRule | None, attempt: Attempt, tried: Tried) -> bool:
+def _accepts(retrying: RetryingRule | None, attempt: Attempt) -> bool:
     if retrying is None:
-        return math.isfinite(tried.loss)
-    if tried.predicted > 0 and retrying.accepts(attempt):
+        return math.isfinite(attempt.loss)
+    if attempt.predicted > 0 and retrying.accepts(attempt):
         return True
-    if tried.direction is None or tried.predicted != 0:
+    if attempt.direction is None or attempt.predicted != 0:
         return False
-    return not bool(tried.direction.any())  # lr is zero
+    return not bool(attempt.direction.any())  # lr is zero
 
 
-def _ratio(loss: float, tried: Tried, epsilon: float) -> float:
+def _ratio(loss: float, predicted: float, value: float, epsilon: float) -> float:
     """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
-    if math.isnan(tried.predicted) or tried.predicted == 0:
+    if math.isnan(predicted) or predicted == 0:
         return math.nan
-    if not math.isfinite(tried.loss):
+    if not math.isfinite(value):
         return -1.0
-    rounding = 10 * epsilon * abs(loss)
-    expected = tried.predicted + rounding
-    return (loss - tried.loss + rounding) / expected if expected != 0 else math.nan
+    rounding = ROUNDING * epsilon * abs(loss)
+    expected = predicted + rounding
+    return (loss - value + rounding) / expected if expected != 0 else math.nan
 
 
 def _checked(damping: float) -> float:

@@ -6,15 +6,18 @@ into a diagonal D; `base` says what a preconditioner of one's own has to do. (Th
 `function_space` is not among the room's names, which would hide the module of that name.)
 """
 
-from .base import AtDamping, Preconditioner, StatefulPreconditioner
+from .base import AnyPreconditioner, AtDamping, Preconditioner
 from .damped_inverse import DampedInverse
 from .function_space import FunctionSpace, within_budget
 from .least_squares import least_squares_step
 from .nystrom import Nystrom
 from .sampled_rows import SampledRows, SampledSpace, sampled_space
 from .scaling import Scaling
+from .table import PRECONDITIONERS
 
 __all__ = [
+    "PRECONDITIONERS",
+    "AnyPreconditioner",
     "AtDamping",
     "DampedInverse",
     "FunctionSpace",
@@ -23,7 +26,6 @@ __all__ = [
     "SampledRows",
     "SampledSpace",
     "Scaling",
-    "StatefulPreconditioner",
     "least_squares_step",
     "sampled_space",
     "within_budget",

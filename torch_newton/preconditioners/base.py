@@ -1,6 +1,6 @@
-"""Approximate inverses of H + lambda I.
+"""What a preconditioner is: an approximate inverse of H + lambda I.
 
-A preconditioner is a callable ``prepare(loss, params)`` that is called once a step, with the
+It is a callable ``prepare(loss, params)`` that is called once a step, with the
 loss and its graph, and returns a callable ``at(damping) -> LinearOperator``, which is called for
 each value of lambda that the step tries; or None, where it has nothing to offer for this loss.
 What it returns must be symmetric positive definite, P x P. For instance, Jacobi's, with the
@@ -17,32 +17,39 @@ diagonal of the Hessian by as many products as there are parameters:
 >>> x.tolist(), optimizer.last_step.cg_iterations
 ([3.0, 4.0], 1)
 
-`RegNewton` knows one by name: ``"auto"``, which is `function_space` up to `MAX_SIZE` rows or
-parameters, and above that its damped inverse for a sample of the rows, `SampledRows`. `Nystrom`
-needs no more of the graph than products, and is there for losses whose graph cannot be read.
-
-One that remembers something from step to step has ``state_dict()``, of numbers and tensors, and
-``load_state_dict(state)``; the optimizer then keeps it in its own state, and a resumed run goes on
-as if it had not stopped.
+One in the table `torch_newton.preconditioners.PRECONDITIONERS` can be given by its name.
+``"auto"`` is the function space of the loss up to `MAX_SIZE` rows or parameters, and above that
+the damped inverse of a sample of the rows, `SampledRows`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ..linalg.operators import LinearOperator
 
 AtDamping = Callable[[float], LinearOperator]
-Preconditioner = Callable[[Tensor, Sequence[Tensor]], AtDamping | None]
 
 
-@runtime_checkable
-class StatefulPreconditioner(Protocol):
-    """A preconditioner that remembers something from step to step."""
+class Preconditioner(ABC):
+    """A preconditioner, made anew for each step. It should hold no state from step to step."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    @abstractmethod
+    def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> AtDamping | None:
+        """Prepare the approximate inverses for one step.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+        Args:
+            loss: a scalar with its graph.
+            params: the P parameters.
+
+        Returns:
+            From lambda to an approximation of (H + lambda I)^{-1}, P x P, symmetric positive
+            definite; None where there is nothing to offer for this loss.
+        """
+
+
+AnyPreconditioner = Preconditioner | Callable[[Tensor, Sequence[Tensor]], AtDamping | None]
+"""A preconditioner, or a plain function that serves as one."""

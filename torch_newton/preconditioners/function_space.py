@@ -22,8 +22,8 @@ from torch import Tensor
 from ..graph.reading import Reading
 from ..graph.residuals import Residuals
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.operators import LinearOperator, symmetric
-from ..linalg.symmetric_product import symmetric_product
+from ..linalg.gram import symmetric_product
+from ..linalg.operators import LinearOperator
 from .damped_inverse import DampedInverse
 from .linearized_loss import TargetAt, linearize
 from .scaling import Scaling
@@ -85,6 +85,11 @@ class FunctionSpace:
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
 
+    @property
+    def whole(self) -> bool:
+        """Whether the Jacobian has the columns of all parameters."""
+        return self.shift is None
+
     @cached_property
     def gram(self) -> Tensor:
         """The smaller of J J^T, R x R, and J^T J, P x P."""
@@ -129,12 +134,7 @@ class FunctionSpace:
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P; without the parameters that are left out."""
-        return symmetric(
-            self.size,
-            lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
-            dtype=self.target.dtype,
-            device=self.target.device,
-        )
+        return self.jacobian.T @ self.jacobian
 
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of `gram`, of the parameters that were read."""

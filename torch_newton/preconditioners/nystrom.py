@@ -13,55 +13,39 @@ with the shift that keeps rounding from making it indefinite.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..graph.residuals import find_residuals
 from ..linalg.operators import LinearOperator, symmetric
-from .base import AtDamping
+from .base import AtDamping, Preconditioner
 
 
-@dataclass
-class Nystrom:
-    """A low-rank approximation of the Gauss-Newton matrix, renewed now and then.
+@dataclass(frozen=True)
+class Nystrom(Preconditioner):
+    """A low-rank approximation of the Gauss-Newton matrix, made anew for each step.
+
+    For losses whose terms are recognised but whose per-sample Jacobian cannot be read: it needs
+    products alone.
 
     Args:
-        rank: products that it takes, and eigenvectors that it has.
-        every: steps after which it is renewed.
+        rank: products that it takes at each step, and eigenvectors that it has.
     """
 
-    rank: int = 50
-    every: int = 10
-    _step: int = field(default=0, init=False, repr=False)
-    _known: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+    rank: int = 20
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.every < 1:
-            raise ValueError("rank and every must be at least 1")
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, so that a resumed run renews when this one would have."""
-        if self._known is None:
-            return {"step": self._step}
-        return {"step": self._step, "values": self._known[0], "vectors": self._known[1]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._step = int(state["step"])
-        self._known = (state["values"], state["vectors"]) if "values" in state else None
+        if self.rank < 1:
+            raise ValueError("rank must be at least 1")
 
     def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> AtDamping | None:
         """None where no term of the loss is recognised."""
-        if self._known is None or self._step % self.every == 0:
-            residuals = find_residuals(loss)
-            if not residuals.terms:
-                return None
-            self._known = approximation(residuals.gauss_newton(params), self.rank)
-        self._step += 1
-        values, vectors = self._known
+        residuals = find_residuals(loss)
+        if not residuals.terms:
+            return None
+        values, vectors = approximation(residuals.gauss_newton(params), self.rank)
         return lambda damping: damped_inverse(values, vectors, damping)
 
 

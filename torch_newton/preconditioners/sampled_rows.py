@@ -17,7 +17,7 @@ from torch import Tensor
 from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.operators import LinearOperator, symmetric
+from ..linalg.operators import LinearOperator
 from .base import AtDamping
 from .function_space import FunctionSpace
 from .linearized_loss import linearize
@@ -70,15 +70,14 @@ class SampledSpace:
         target = chosen.like[0].new_zeros(chosen.rows)
         self._space = FunctionSpace(chosen, target, shift=shift)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the Jacobian has the columns of all parameters."""
+        return self.shift is None
+
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of all rows, P x P."""
-        like = self._space.target
-        return symmetric(
-            self._space.size,
-            lambda v: self.jacobian.rmatvec(self.jacobian.matvec(v)),
-            dtype=like.dtype,
-            device=like.device,
-        )
+        return self.jacobian.T @ self.jacobian
 
     def at(self, damping: float) -> LinearOperator:
         """The inverse of the sample's matrix plus `damping` times the identity.

@@ -1,0 +1,90 @@
+"""What the monitor takes from RegNewton, where that is among the trainer's optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_newton import LinearOperator, Observation, RegNewton, Step, hessian
+from torch_newton.preconditioners.scaling import Scaling
+
+from .config import Arguments
+from .jacobian import Warn, jacobian_in
+from .point import Point, Settings
+
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def newton_among(optimizers: Optimizers) -> RegNewton | None:
+    """The first `RegNewton`, None where there is none."""
+    return next((o for o in optimizers if isinstance(o, RegNewton)), None)
+
+
+def last_step(optimizers: Optimizers) -> tuple[RegNewton, Step] | None:
+    """The first `RegNewton` that has taken a step, with that step; None where none has."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, RegNewton) and optimizer.last_step is not None:
+            return optimizer, optimizer.last_step
+    return None
+
+
+def last_scaling(optimizers: Optimizers, params: Sequence[Tensor]) -> Tensor | None:
+    """D^{-1/2} of the last step of a `RegNewton`, where that was damped by lambda D."""
+    found = last_step(optimizers)
+    if found is None or not found[1].system.scaled:
+        return None
+    return Scaling.kept(found[0].state, params).vector
+
+
+def optimizer_to_observe(trainer: Any, given: Arguments) -> RegNewton | None:
+    """The optimizer whose own steps can be measured, None where a probe must be evaluated.
+
+    That takes a step whose loss and batch are those to be measured: the user has asked for no
+    others, it is the only optimizer, its closure sees one whole batch, and the epoch's end, where
+    no step is being taken, is not the time to measure.
+    """
+    if given.probe is not None or given.loss is not None or given.outputs is not None:
+        return None
+    if given.logging_interval == "epoch" or trainer.world_size > 1:
+        return None
+    optimizers = list(trainer.optimizers)
+    if len(optimizers) != 1 or trainer.accumulate_grad_batches != 1:
+        return None
+    return optimizers[0] if isinstance(optimizers[0], RegNewton) else None
+
+
+def point_of_step(
+    seen: Observation, damping: float | None, settings: Settings, warn: Warn
+) -> Point:
+    """The point at which a step of `RegNewton` began, made of what the step has computed already.
+
+    Args:
+        seen: the step.
+        damping: lambda where the user gave it, in place of the step's.
+        settings: how closely to look.
+        warn: called where the loss shows no outputs.
+    """
+    H: LinearOperator = (
+        hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
+    )
+    space = seen.space
+    # A Jacobian that leaves out parameters is not that of a kernel.
+    if space is not None and space.whole:
+        known, gram = space.jacobian, space.gram
+    else:
+        known, gram = None, None
+    return Point(
+        loss=seen.loss,
+        params=seen.params,
+        gradient=seen.gradient,
+        H=H,
+        damping=seen.step.damping if damping is None else damping,
+        settings=settings,
+        read_jacobian=lambda: jacobian_in(seen.loss, list(seen.params), warn, known),
+        scaling=seen.scaling if damping is None else None,
+        gram=gram,
+        step=seen.step,
+    )

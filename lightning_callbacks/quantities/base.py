@@ -1,0 +1,77 @@
+"""What a logged quantity is."""
+
+from __future__ import annotations
+
+import enum
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..point import Point
+
+Numbers = dict[str, float]
+"""Logged numbers by their keys."""
+
+
+class Need(enum.Enum):
+    """What of a `Point` a quantity is computed from; each member's text says what that is."""
+
+    GRADIENT = "the gradient"
+    HESSIAN = "products with the exact Hessian H"
+    SPECTRUM = "the extreme eigenvalues of H, and all of them where it is formed"
+    EIGENVECTORS = "the eigenvectors of H, where it is formed"
+    JACOBIAN = "the per-sample Jacobian of the loss's outputs"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a quantity is at one point.
+
+    Attributes:
+        numbers: by their keys, which are among those of `Quantity.documentation`.
+        spectrum: eigenvalues, for histograms and figures, where all are known.
+    """
+
+    numbers: Numbers
+    spectrum: Tensor | None = None
+
+
+class Quantity(ABC):
+    """Something that CurvatureMonitor logs: one number or several, computed at a `Point`.
+
+    A quantity of your own is a subclass. Give an instance of it to
+    ``CurvatureMonitor(quantities=("hessian", GradientNorm()))``, or put it in the table
+    `QUANTITIES` under its name and then give the name, as a YAML file does:
+
+    >>> class GradientNorm(Quantity):
+    ...     name = "gradient"
+    ...     needs = frozenset({Need.GRADIENT})
+    ...     documentation = (("gradient/norm", "Euclidean norm of the gradient"),)
+    ...
+    ...     def compute(self, point):
+    ...         return Measured({"gradient/norm": float(point.gradient.norm())})
+    >>> GradientNorm().unknown()
+    {'gradient/norm': nan}
+
+    Attributes:
+        name: under which users ask for it.
+        needs: what of the point it is computed from. Where the gradient, or with `Need.SPECTRUM`
+            or `Need.EIGENVECTORS` the Hessian, is not finite, `unknown` is logged in place of it.
+            Where `Need.JACOBIAN` is wanted of a loss without recognised outputs, nothing is. One
+            without needs is computed at every point.
+        documentation: a key and its meaning for each number that is ever logged.
+    """
+
+    name: str
+    needs: frozenset[Need] = frozenset({Need.GRADIENT})
+    documentation: tuple[tuple[str, str], ...]
+
+    @abstractmethod
+    def compute(self, point: Point) -> Measured:
+        """Its numbers at a point that has what it `needs`."""
+
+    def unknown(self) -> Numbers:
+        """The numbers under the same keys where nothing is known: NaN, unless overridden."""
+        return {key: math.nan for key, _ in self.documentation}

@@ -1,0 +1,87 @@
+"""The tangent kernels of a loss, NTK and NNTK (see `torch_newton.kernels`)."""
+
+from __future__ import annotations
+
+import math
+
+from torch_newton import Eigenvalue, KernelSpectrum, kernel_spectrum
+
+from ..point import Point
+from .base import Measured, Need, Numbers, Quantity
+
+UNKNOWN = KernelSpectrum(
+    Eigenvalue(math.nan, math.inf, False), Eigenvalue(math.nan, math.inf, False)
+)
+"""What is known of a kernel that is not finite."""
+
+
+def documented(name: str, kernel: str) -> tuple[tuple[str, str], ...]:
+    """The documentation of a kernel's numbers."""
+    return (
+        (f"{name}/lambda_min", f"smallest eigenvalue of {kernel}"),
+        (f"{name}/lambda_min_error", "an eigenvalue lies within this distance of it"),
+        (f"{name}/lambda_max", f"largest eigenvalue of {kernel}"),
+        (f"{name}/lambda_max_error", "an eigenvalue lies within this distance of it"),
+        (f"{name}/condition_number", "largest over smallest absolute eigenvalue"),
+    )
+
+
+class KernelNumbers(Quantity):
+    """The ends of a kernel's spectrum; a subclass says of which kernel."""
+
+    needs = frozenset({Need.GRADIENT, Need.JACOBIAN})
+
+    def measured(self, spectrum: KernelSpectrum) -> Measured:
+        """The numbers, and all eigenvalues where the kernel is formed."""
+        return Measured(self.numbers(spectrum), spectrum.eigenvalues)
+
+    def numbers(self, spectrum: KernelSpectrum) -> Numbers:
+        """The logged numbers of a spectrum."""
+        return {
+            f"{self.name}/lambda_min": spectrum.smallest.value,
+            f"{self.name}/lambda_min_error": spectrum.smallest.error_bound,
+            f"{self.name}/lambda_max": spectrum.largest.value,
+            f"{self.name}/lambda_max_error": spectrum.largest.error_bound,
+            f"{self.name}/condition_number": spectrum.condition_number,
+        }
+
+    def unknown(self) -> Numbers:
+        """NaN for the eigenvalues, with infinite errors."""
+        return self.numbers(UNKNOWN)
+
+
+class TangentKernel(KernelNumbers):
+    r"""The neural tangent kernel, :math:`J J^T`."""
+
+    name = "ntk"
+    documentation = documented(name, "J J^T")
+
+    def compute(self, point: Point) -> Measured:
+        """From the weighted kernel where that is a multiple of it, and else from J."""
+        J = point.jacobian
+        assert J is not None  # it is among the needs
+        if J.scale is not None:
+            return self.measured(point.weighted_kernel.scaled(J.scale**-2))
+        spectrum = kernel_spectrum(
+            J.plain,
+            epsilon=point.epsilon,
+            max_size=point.settings.max_rows,
+            products=point.settings.max_products,
+        )
+        return self.measured(spectrum)
+
+
+class NewtonTangentKernel(KernelNumbers):
+    r"""The Newton neural tangent kernel in Gauss-Newton form.
+
+    :math:`Q^{1/2} J (J^T Q J + \lambda I)^{-1} J^T Q^{1/2}` has the eigenvalues
+    :math:`\kappa/(\kappa + \lambda)`, with :math:`\kappa` those of
+    :math:`Q^{1/2} J J^T Q^{1/2}`.
+    """
+
+    name = "nntk"
+    documentation = documented(name, "the Newton kernel, Gauss-Newton form")
+
+    def compute(self, point: Point) -> Measured:
+        """From the eigenvalues of the weighted kernel."""
+        return self.measured(point.weighted_kernel.newton(point.damping))

@@ -1,0 +1,18 @@
+"""Warnings that are given once."""
+
+from __future__ import annotations
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+
+class WarnOnce:
+    """Warns on the first process, once for each message."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        """Warn, unless this was said before."""
+        if message not in self._said:
+            self._said.add(message)
+            rank_zero_warn(f"CurvatureMonitor: {message}", category=UserWarning)

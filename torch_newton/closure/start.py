@@ -1,0 +1,211 @@
+"""The first evaluation of a step: the loss with its graph, and the gradient in ``.grad``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..linalg.flat import filled, flatten, unflatten
+from .accumulation import BackwardCalls
+from .capture import ClosureError, NonFiniteLossError
+from .distributed import Ranks
+from .evaluator import Evaluator
+from .surrogate import Surrogate
+
+Derivatives = Sequence[Tensor | None]
+Differentiate = Callable[[Tensor, Sequence[Tensor]], Derivatives]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known of the point where a step begins.
+
+    Attributes:
+        graph: the loss that this process evaluates, a scalar with its graph.
+        returned: what the closure returned.
+        derivatives: of `graph` in each parameter; None for those that it does not depend on.
+        loss: L, the mean over the processes.
+        gradient: what the closure left in ``.grad``, P entries, zeros for unused parameters; of
+            -L where the loss is maximized, like everything here.
+        own_gradient: the derivatives as one vector.
+        surrogate: the function whose gradient is `gradient`.
+        grads: what the closure left in each parameter's ``.grad``.
+    """
+
+    graph: Tensor
+    returned: Any
+    derivatives: list[Tensor | None]
+    loss: float
+    gradient: Tensor
+    own_gradient: Tensor
+    surrogate: Surrogate
+    grads: list[Tensor | None]
+
+    def check_finite(self) -> None:
+        """Raise where the gradient is not finite.
+
+        Raises:
+            NonFiniteLossError: it is not.
+        """
+        g = self.gradient
+        # The square is a single number to look at, but may overflow where no entry does.
+        if not (math.isfinite(float(g @ g)) or bool(g.isfinite().all())):
+            raise NonFiniteLossError(
+                "the gradient is not finite although the loss is: look for square roots and "
+                "norms at zero, and for overflow; the step changed nothing"
+            )
+
+
+def start(
+    evaluator: Evaluator, differentiate: Differentiate, backward_calls: BackwardCalls
+) -> Start:
+    """Evaluate the closure at the starting point.
+
+    The gradient takes the way that ``loss.backward()`` would: it is added to each ``.grad`` at
+    the moment when the closure calls ``backward``, so that what the closure does to ``.grad``
+    afterwards, and what it had accumulated there before, counts.
+
+    Args:
+        evaluator: of the closure.
+        differentiate: computes the derivatives of a loss in the parameters.
+        backward_calls: counts the backward passes before the step.
+
+    Raises:
+        ClosureError: the closure leaves no loss to work with, or changes the parameters.
+        RankError: the processes cannot take a common step.
+    """
+    params, ranks = evaluator.params, evaluator.ranks
+    passes = _BackwardPasses(params, ranks, evaluator.sign, differentiate, backward_calls)
+    before = [_version(param.grad) for param in params]
+    with evaluator.reporting():
+        captured = evaluator.capture_first(passes.add)
+        if not captured.called_backward:
+            _refuse_filled(params, before)
+            for param in params:
+                param.grad = None
+            passes.add(captured.loss)
+        _check(evaluator, passes.derivatives)
+    evaluator.note_random_state()
+    graph = evaluator.signed(captured.loss)
+    loss = ranks.agree(graph.item(), params[0])
+    # Copies, because the next evaluation zeroes what is in .grad.
+    grads = [None if param.grad is None else param.grad.clone() for param in params]
+    gradient = evaluator.signed(flatten(filled(grads, params)))
+    changed = ranks.agree(float(passes.changed()), params[0]) > 0
+    own, surrogate = gradient, Surrogate(loss)
+    if changed or ranks.active:
+        own = flatten(filled(passes.derivatives, params)).detach()
+    if changed:
+        weight = 1 + backward_calls.number() / passes.count
+        surrogate = Surrogate(loss, weight, gradient - ranks.mean(own))
+    return Start(
+        graph, captured.returned, passes.derivatives, loss, gradient, own, surrogate, grads
+    )
+
+
+class _BackwardPasses:
+    """The backward passes of the first evaluation, each added to ``.grad`` when it is called."""
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        ranks: Ranks,
+        sign: float,
+        differentiate: Differentiate,
+        backward_calls: BackwardCalls,
+    ) -> None:
+        self.derivatives: list[Tensor | None] = [None] * len(params)
+        self.count = 0
+        self._params, self._ranks, self._sign = params, ranks, sign
+        self._differentiate, self._backward_calls = differentiate, backward_calls
+        self._accumulating = False
+        self._left: list[tuple[int, int] | None] = []
+
+    def add(self, loss: Tensor) -> None:
+        """What ``loss.backward()`` does."""
+        found = self._differentiate(loss if self._sign > 0 else -loss, self._params)
+        _refuse_sparse(found)
+        self._ranks.agree(0.0, self._params[0])
+        for i, grad in enumerate(found):
+            sofar = self.derivatives[i]
+            if grad is not None:
+                self.derivatives[i] = grad if sofar is None else sofar + grad
+        if self.count == 0:
+            self._accumulating = any(_nonzero(param.grad) for param in self._params)
+            if not self._accumulating:
+                self._backward_calls.clear()
+        self.count += 1
+        self._accumulate(found)
+        self._left = self._versions()
+
+    def changed(self) -> bool:
+        """Whether ``.grad`` holds more than the gradient of the losses that were sent backward."""
+        return self._accumulating or self._left != self._versions()
+
+    def _versions(self) -> list[tuple[int, int] | None]:
+        return [_version(param.grad) for param in self._params if param.grad is not None]
+
+    def _accumulate(self, grads: Derivatives) -> None:
+        """Add to each ``.grad``, and average them over the ranks where DDP would."""
+        for param, grad in zip(self._params, grads, strict=True):
+            if grad is not None:
+                mine = grad.detach() if self._sign > 0 else -grad.detach()
+                param.grad = mine.clone() if param.grad is None else param.grad + mine
+        if not (self._ranks.active and self._ranks.synchronised):
+            return
+        sums = filled([param.grad for param in self._params], self._params)
+        used = torch.tensor([float(param.grad is not None) for param in self._params])
+        mean = self._ranks.mean(flatten([*sums, used.to(sums[0])]))
+        pieces = unflatten(mean, [*self._params, used])
+        for param, piece, share in zip(self._params, pieces, pieces[-1].tolist(), strict=False):
+            if share > 0:
+                param.grad = piece.clone()
+
+
+def _check(evaluator: Evaluator, derivatives: Derivatives) -> None:
+    if all(grad is None for grad in derivatives):
+        raise ClosureError(
+            "the loss does not depend on any parameter that the optimizer was given: was "
+            "the model replaced or copied after the optimizer was made?"
+        )
+    if not evaluator.snapshot.point.unmoved():
+        raise ClosureError(
+            "the closure changes the parameters in place, but only step() may move them: "
+            "clamp or normalise them after step(), or in the model's forward pass"
+        )
+    evaluator.ranks.check()
+
+
+def _refuse_filled(params: Sequence[Tensor], before: Sequence[tuple[int, int] | None]) -> None:
+    if any(_filled(p.grad, v) for p, v in zip(params, before, strict=True)):
+        raise ClosureError(
+            "the closure filled .grad without calling loss.backward(), probably by "
+            "torch.autograd.backward(loss), which frees the graph that the Newton step "
+            "needs: write loss.backward() instead"
+        )
+
+
+def _refuse_sparse(grads: Derivatives) -> None:
+    if any(grad is not None and grad.layout is not torch.strided for grad in grads):
+        raise ClosureError(
+            "a gradient is sparse, but a Newton step moves every parameter: make the layer with "
+            "sparse=False (nn.Embedding, nn.EmbeddingBag)"
+        )
+
+
+def _version(grad: Tensor | None) -> tuple[int, int] | None:
+    return None if grad is None else (id(grad), grad._version)
+
+
+def _nonzero(grad: Tensor | None) -> bool:
+    return grad is not None and bool(grad.any())
+
+
+def _filled(grad: Tensor | None, before: tuple[int, int] | None) -> bool:
+    """Whether somebody has written to `grad` since, and more than the zeros of zero_grad."""
+    return _version(grad) != before and _nonzero(grad)

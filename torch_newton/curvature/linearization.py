@@ -1,0 +1,153 @@
+"""What one evaluation of the loss says: terms, per-sample Jacobian and second derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..autodiff.finite_difference import finite, finite_difference_hessian
+from ..autodiff.products import (
+    check_twice_differentiable,
+    differentiable_gradient,
+    hessian_from_gradient,
+)
+from ..closure.capture import ClosureError
+from ..closure.evaluator import Evaluator
+from ..closure.start import Start
+from ..graph.residuals import Residuals, read_residuals
+from ..linalg.operators import LinearOperator
+from ..preconditioners.base import AnyPreconditioner, AtDamping
+from ..preconditioners.function_space import FunctionSpace, function_space, within_budget
+from ..preconditioners.sampled_rows import SampledSpace, sampled_space
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """A loss at one point, as far as its graph could be read.
+
+    Attributes:
+        start: the loss with its graph, and its gradient.
+        evaluator: where it comes from.
+        residuals: the terms of the loss; None where nobody asked.
+        space: the function space, of all processes together, where the Jacobian could be read.
+        at_damping: the preconditioner that the user gave, or that of a sample of the rows.
+        sampled: the rows, where there are too many for a function space.
+        recognised: whether the terms are the whole loss, on every process.
+        complete: whether the function space has the rows of all terms, and the columns of all
+            parameters, on every process.
+        twice: whether the graph can be differentiated twice.
+        checked: whether a product that is not finite should be an error.
+    """
+
+    start: Start
+    evaluator: Evaluator
+    residuals: Residuals | None
+    space: FunctionSpace | None
+    at_damping: AtDamping | None
+    sampled: SampledSpace | None
+    recognised: bool
+    complete: bool
+    twice: bool
+    checked: bool
+
+    def hessian(self) -> LinearOperator:
+        """The exact Hessian of the function that the step minimises, P x P."""
+        H = self._over_processes(self._own_hessian())
+        return finite(H) if self.checked else H
+
+    def gauss_newton(self) -> LinearOperator:
+        """Its Gauss-Newton matrix, P x P: from the Jacobian in memory, or by autograd."""
+        if self.complete and self.space is not None:
+            return self.space.gauss_newton()
+        return self._over_processes(self._own_gauss_newton())
+
+    def _over_processes(self, A: LinearOperator) -> LinearOperator:
+        return self.start.surrogate.curvature(self.evaluator.ranks.averaged(A))
+
+    def _own_hessian(self) -> LinearOperator:
+        params = self.evaluator.params
+        if not self.twice:
+            return finite_difference_hessian(self.evaluator.gradient_at, params)
+        derivatives: Sequence[Tensor | None] = self.start.derivatives
+        if not any(found is not None and found.requires_grad for found in derivatives):
+            derivatives = differentiable_gradient(self.start.graph, params)
+            check_twice_differentiable(derivatives)
+        return hessian_from_gradient(derivatives, params)
+
+    def _own_gauss_newton(self) -> LinearOperator:
+        if self.residuals is None:
+            raise ClosureError("curvature='gauss_newton' needs the terms of the loss")
+        sampled = self.sampled
+        if sampled is not None and sampled.whole and sampled.jacobian.rows == self.residuals.rows:
+            return sampled.gauss_newton()
+        return self.residuals.gauss_newton(self.evaluator.params)
+
+
+def linearize(
+    start: Start,
+    evaluator: Evaluator,
+    preconditioner: AnyPreconditioner | str | None,
+    *,
+    terms: bool,
+    twice: bool,
+    checked: bool,
+) -> Linearization:
+    """Read the graph of the loss as far as a step needs it.
+
+    Args:
+        start: the loss and its gradient.
+        evaluator: of the closure.
+        preconditioner: ``"auto"`` asks for the per-sample Jacobian; None for nothing.
+        terms: whether the terms of the loss are wanted in any case.
+        twice: whether the graph can be differentiated twice.
+        checked: whether a product that is not finite should be an error.
+    """
+    params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
+    by_rows = preconditioner == "auto"
+    residuals, space, sampled = None, None, None
+    if (by_rows or terms) and (twice or retained(loss, params)):
+        residuals = read_residuals(loss)
+    if by_rows and residuals is not None:
+        if within_budget(residuals, params):
+            space = function_space(residuals, params, start.own_gradient)
+        else:
+            sampled = sampled_space(residuals, params, start.own_gradient)
+    at_damping = preconditioner(loss, params) if callable(preconditioner) else None
+    if sampled is not None:
+        at_damping = sampled.at
+    recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
+    complete = (
+        space is not None
+        and space.whole
+        and residuals is not None
+        and space.jacobian.rows == residuals.rows
+    )
+    if ranks.active:
+        recognised, complete = ranks.everywhere(recognised, loss), ranks.everywhere(complete, loss)
+        if not ranks.everywhere(at_damping is not None, loss):
+            at_damping = None
+        at_damping = ranks.preconditioner(at_damping)
+    return Linearization(
+        start=start,
+        evaluator=evaluator,
+        residuals=residuals,
+        space=start.surrogate.space(ranks.joined(space, params[0])),
+        at_damping=at_damping,
+        sampled=sampled,
+        recognised=recognised,
+        complete=complete,
+        twice=twice,
+        checked=checked,
+    )
+
+
+def retained(loss: Tensor, params: Sequence[Tensor]) -> bool:
+    """Whether the graph can be used again, which that of a compiled model cannot."""
+    try:
+        torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,267 @@
+"""One step of regularized Newton's method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autodiff.finite_difference import gradient_alone
+from ..autodiff.products import (
+    check_twice_differentiable,
+    differentiable_gradient,
+    plain_gradient,
+)
+from ..closure.accumulation import BackwardCalls
+from ..closure.capture import ClosureError
+from ..closure.evaluator import Evaluator
+from ..closure.start import Start, start
+from ..curvature.base import Curvature
+from ..curvature.linearization import Linearization, linearize
+from ..damping import DampingContext, width
+from ..linalg.solution import Stop
+from ..preconditioners.scaling import Scaling
+from ..step import CandidateSystem, Step
+from .memory import Memory, SystemMemory
+from .observation import Observation
+from .options import Options
+from .quadratic_model import QuadraticModel
+from .trust_region import TrustRegionSearch
+
+Systems = Mapping[CandidateSystem, Curvature]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step leaves behind.
+
+    Attributes:
+        returned: what the closure returned, or the loss before the step where that was nothing.
+        step: what was done.
+        memory: what the next step depends on.
+        underdetermined: whether a Gauss-Newton matrix of no more rows than parameters was used.
+    """
+
+    returned: Any
+    step: Step
+    memory: Memory
+    underdetermined: bool
+
+
+@dataclass(frozen=True)
+class Iteration:
+    r"""One step: choose a system, evaluate, linearize, solve and compare, move.
+
+    Attributes:
+        evaluator: the closure as a function of the parameters.
+        options: of the optimizer.
+        memory: what the steps before left.
+        state: of each parameter, where the scaling D is kept.
+        lengths: the step in units of the solution, one number or P of them.
+        twice: whether the graph is expected to be differentiable twice.
+    """
+
+    evaluator: Evaluator
+    options: Options
+    memory: Memory
+    state: MutableMapping[Tensor, dict[str, Any]]
+    lengths: float | Tensor
+    twice: bool
+
+    def run(self, backward_calls: BackwardCalls, observe: Callable[[Observation], None]) -> Outcome:
+        """Take the step.
+
+        Args:
+            backward_calls: counts the backward passes before the step.
+            observe: called with what the step knows, before the parameters move.
+        """
+        planned = self._plan()
+        begin = self._start(planned, backward_calls)
+        at = self._linearize(begin)
+        systems = self._possible(at)
+        system = planned if planned in systems else self._select(systems)
+        scaling = self._scaling(at) if system.scaled else None
+        model = QuadraticModel.of(systems[system], at, scaling)
+        step, direction, known = self._search(system, systems[system], at, model)
+        observe(_observation(at, model, scaling, step))
+        self.evaluator.finish(direction, begin.grads)
+        backward_calls.clear()
+        if scaling is not None:
+            scaling.keep(self.state)
+        memory = self._record(step, known, at, systems)
+        return Outcome(self._returned(begin), step, memory, model.underdetermined)
+
+    def _plan(self) -> CandidateSystem:
+        """The system that this step is expected to solve: it decides what the first gradient
+        must be good for.
+        """
+        known, systems = self.memory.available, self.options.systems
+        if known is not None:
+            systems = {s: c for s, c in systems.items() if s.name in known} or systems
+        return self._select(systems)
+
+    def _select(self, systems: Systems) -> CandidateSystem:
+        costs = {system: curvature.expected_cost for system, curvature in systems.items()}
+        return self.memory.history.select(costs)
+
+    def _start(self, planned: CandidateSystem, backward_calls: BackwardCalls) -> Start:
+        """The first evaluation; the gradient has a graph where products will need it."""
+        doubly = planned.exact and self.twice
+        alone = plain_gradient if self.twice else gradient_alone
+        begin = start(self.evaluator, differentiable_gradient if doubly else alone, backward_calls)
+        known = self.memory.history.selections
+        if doubly and not any(s.exact and s.name in known for s in self.options.systems):
+            check_twice_differentiable(begin.derivatives)
+        if self.memory.steps == 0:
+            self.evaluator.check_repeatable(begin.loss)
+        begin.check_finite()
+        return begin
+
+    def _linearize(self, begin: Start) -> Linearization:
+        return linearize(
+            begin,
+            self.evaluator,
+            self.options.prepared,
+            terms=not all(curvature.exact for curvature in self.options.curvatures),
+            twice=self.twice,
+            checked=self.twice and self.options.hvp == "auto",
+        )
+
+    def _possible(self, at: Linearization) -> Systems:
+        """The candidate systems that this loss can be solved with.
+
+        Raises:
+            ClosureError: there is none.
+        """
+        available = [c for c in self.options.curvatures if c.available(at)]
+        if not available:
+            raise ClosureError(self.options.curvatures[0].missing(at))
+        possible = {
+            system: curvature
+            for system, curvature in self.options.systems.items()
+            if curvature in available and (at.space is not None or not system.scaled)
+        }
+        if not possible:
+            raise ClosureError(
+                "scaling='jacobian' needs a loss whose rows can be read, and fewer of them or of "
+                "the parameters than this one has: use scaling='auto' or None"
+            )
+        return possible
+
+    def _scaling(self, at: Linearization) -> Scaling | None:
+        """D of the Jacobian at hand, not smaller than it has been."""
+        if at.space is None:
+            return None
+        earlier = Scaling.kept(self.state, self.evaluator.params)
+        return Scaling.of(at.space.jacobian, at.space.shift).maximum(earlier)
+
+    def _search(
+        self,
+        system: CandidateSystem,
+        curvature: Curvature,
+        at: Linearization,
+        model: QuadraticModel,
+    ) -> tuple[Step, Tensor | None, SystemMemory]:
+        """What was done, the accepted direction, and what is remembered of the system."""
+        known = self.memory.of(system)
+        s = known.scale
+        if s == 0.0 and model.gradient_norm > 0:
+            s = model.scale()
+        context = self._context(s, at.start.loss, model)
+        step = self._opening(system, at, model, context, known.last)
+        first_norm = known.first_gradient_norm or model.gradient_norm
+        if model.gradient_norm == 0:
+            return step, None, SystemMemory(known.last, s, first_norm)
+        search = TrustRegionSearch(
+            model, curvature, self.evaluator, at.start.surrogate, self.options, self.lengths
+        )
+        step, direction = search.run(step, context, known.last, first_norm)
+        return step, direction, SystemMemory(step, s, first_norm)
+
+    def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
+        """What the damping is measured against."""
+        params, first = self.evaluator.params, self.memory.first_loss
+        return DampingContext(
+            s,
+            self.options.width or width(params),
+            torch.finfo(params[0].dtype).eps,
+            loss,
+            loss if first is None else first,
+            model.kernel_extremes,
+        )
+
+    def _opening(
+        self,
+        system: CandidateSystem,
+        at: Linearization,
+        model: QuadraticModel,
+        context: DampingContext,
+        last: Step | None,
+    ) -> Step:
+        """The record of the step as it stands before the first attempt."""
+        return Step(
+            iteration=self.memory.steps + 1,
+            loss=at.start.loss,
+            loss_after=at.start.loss,
+            gradient_norm=model.gradient_norm,
+            damping=0.0 if last is None else last.damping,
+            ratio=math.nan,
+            accepted=False,
+            corrected=False,
+            attempts=0,
+            cg_iterations=0,
+            products=model.products,
+            closure_calls=self.evaluator.calls,
+            stop=Stop.STATIONARY,
+            negative_curvature=False,
+            curvature_min=math.inf,
+            step_length=0.0,
+            scale=context.curvature,
+            width=context.width,
+            path=model.path,
+            system=system,
+        )
+
+    def _record(
+        self, step: Step, known: SystemMemory, at: Linearization, systems: Systems
+    ) -> Memory:
+        """The memory after the step."""
+        history, curvature = self.memory.history, systems[step.system]
+        if step.attempts > 0:
+            # Evaluations made, 2 for the gradient and the Jacobian, and the products.
+            cost = step.closure_calls + 2.0 + curvature.product_cost(at) * step.products
+            costs = {system: c.expected_cost for system, c in systems.items()}
+            history = history.after(step, cost, costs)
+        first = self.memory.first_loss
+        return Memory(
+            steps=step.iteration,
+            first_loss=at.start.loss if first is None else first,
+            last_step=step,
+            systems={**self.memory.systems, step.system.name: known},
+            available=tuple(system.name for system in systems),
+            history=history,
+            finite_difference=self.memory.finite_difference,
+        )
+
+    def _returned(self, begin: Start) -> Any:
+        if begin.returned is not None:
+            return begin.returned
+        return self.evaluator.signed(begin.graph.detach())
+
+
+def _observation(
+    at: Linearization, model: QuadraticModel, scaling: Scaling | None, step: Step
+) -> Observation:
+    return Observation(
+        at.start.graph,
+        at.evaluator.params,
+        at.start.gradient,
+        model.curvature if step.system.exact else None,
+        at.space,
+        None if scaling is None else scaling.vector,
+        step,
+    )
