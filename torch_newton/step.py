@@ -91,9 +91,9 @@ class Step:
         width: n, the width that the damping is scaled by.
         path: how the linear system was solved and preconditioned.
         system: which matrix it was solved with.
-        jacobian: how the per-sample Jacobian was read off the graph (`graph.per_sample`), or
+        jacobian: how the per-sample Jacobian was read, by the name in `graph.reading.Rung`;
             ``"NONE"`` where it was not.
-        unread: what could not be read, one sentence for each parameter or loss term.
+        unread: the parameters that the Jacobian leaves out, and what was in the way.
     """
 
     iteration: int

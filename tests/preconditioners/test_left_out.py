@@ -134,6 +134,9 @@ def test_training_gets_further_than_without_a_preconditioner(use: Use) -> None:
         losses, optimizer = trained(use, seed, 300, "auto")
         assert optimizer.last_step is not None
         assert optimizer.last_step.path is Path.FUNCTION_SPACE
+        assert optimizer.last_step.jacobian == "BLOCKS"
+        assert len(optimizer.last_step.unread) == 1
+        assert TWICE[use] in optimizer.last_step.unread[0]
         assert all(after <= before for before, after in itertools.pairwise(losses))
         gain += math.log(plain[-1] / losses[-1]) / 3
     assert gain > math.log(2)

@@ -165,7 +165,9 @@ class Ranks:
             return self._rows(mine, rows)
 
         target = self._rows(space.target, rows)
-        return FunctionSpace(jacobian, target, target_at=target_at).times(1 / math.sqrt(world))
+        return FunctionSpace(jacobian, target, target_at=target_at, reading=space.reading).times(
+            1 / math.sqrt(world)
+        )
 
     def _tangents(self, jacobian: FactoredJacobian, rows: list[int]) -> FactoredJacobian | None:
         """The factors of all ranks one below the other; None where they are of several kinds."""

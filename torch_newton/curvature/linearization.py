@@ -17,6 +17,7 @@ from ..autodiff.products import (
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start
+from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AnyPreconditioner, AtDamping
@@ -52,6 +53,12 @@ class Linearization:
     complete: bool
     twice: bool
     checked: bool
+
+    @property
+    def reading(self) -> Reading | None:
+        """How the per-sample Jacobian was read; None where it was not."""
+        read = self.space if self.space is not None else self.sampled
+        return None if read is None else read.reading
 
     def hessian(self) -> LinearOperator:
         """The exact Hessian of the function that the step minimises, P x P."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+
+from ..warning import warn
 
 T = TypeVar("T")
 
@@ -30,8 +31,7 @@ def attempt(function: Callable[[], T]) -> tuple[T | None, str | None]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def warn_unreadable(message: str | None, stacklevel: int) -> None:
-    """Warn with a message, where there is one; Python shows one of the same words only once."""
+def warn_unreadable(message: str | None) -> None:
+    """Warn with a message, where there is one; Python shows it once for each line that steps."""
     if message is not None:
-        text = f"{message}. This costs speed and not correctness"
-        warnings.warn(text, UnreadableGraphWarning, stacklevel=stacklevel + 1)
+        warn(f"{message}. This costs speed and not correctness", UnreadableGraphWarning)

@@ -154,17 +154,20 @@ class Reading:
         """The numbers of the parameters whose columns are not in the Jacobian."""
         return tuple(i for i, rung in enumerate(self.rungs) if rung is Rung.NONE)
 
+    def unread(self, params: Sequence[Tensor]) -> tuple[str, ...]:
+        """What is left out and what was in the way, a phrase for each such parameter."""
+        return tuple(
+            f"number {i} of shape {tuple(params[i].shape)} ({self.obstacles.get(i, 'unknown')})"
+            for i in self.left_out
+        )
+
     def complaint(self, params: Sequence[Tensor]) -> str | None:
         """What the user should be warned of, if anything."""
         if self.failure is not None:
             return f"reading the per-sample Jacobian off the loss's graph failed ({self.failure})"
         if self.jacobian is None or not self.left_out:
             return None
-        what = "; ".join(
-            f"number {i} of shape {tuple(params[i].shape)} ({self.obstacles.get(i, 'unknown')})"
-            for i in self.left_out
-        )
         return (
             "the per-sample Jacobian, and with it function space, leaves out parameters that "
-            f"cannot be read off the loss's graph: {what}"
+            f"cannot be read off the loss's graph: {'; '.join(self.unread(params))}"
         )

@@ -41,7 +41,7 @@ def read_residuals(loss: Tensor) -> Residuals:
     found, failure = attempt(lambda: find_residuals(loss))
     if found is None:
         message = f"reading the terms of the loss off its graph failed ({failure})"
-        warn_unreadable(message, stacklevel=2)
+        warn_unreadable(message)
         return Residuals([], [str(failure)])
     return found
 

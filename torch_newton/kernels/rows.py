@@ -90,7 +90,7 @@ def _jacobian(
     roots = [_identity(term) for term in terms] if weighted is None else weighted[1]
     # Rows are formed below, in batches that fit the caches.
     reading = read_jacobian(Request(terms, params, roots, max_rowwise=0))
-    warn_unreadable(reading.complaint(params) if reading.failure else None, stacklevel=4)
+    warn_unreadable(reading.complaint(params) if reading.failure else None)
     factors: list[Factor | None] = [None] * len(params)
     if reading.jacobian is not None:
         factors = list(reading.jacobian.factors)

@@ -203,6 +203,7 @@ class Iteration:
         last: Step | None,
     ) -> Step:
         """The record of the step as it stands before the first attempt."""
+        reading = at.reading
         return Step(
             iteration=self.memory.steps + 1,
             loss=at.start.loss,
@@ -224,6 +225,8 @@ class Iteration:
             width=context.width,
             path=model.path,
             system=system,
+            jacobian="NONE" if reading is None else reading.rung.name,
+            unread=() if reading is None else reading.unread(self.evaluator.params),
         )
 
     def _record(

@@ -62,10 +62,10 @@ def linearize(
     found, failure = attempt(lambda: _linearize(residuals, params, gradient))
     if found is None:
         message = f"reading the loss off its graph failed ({failure})"
-        warn_unreadable(None if failure is None else message, stacklevel=3)
+        warn_unreadable(None if failure is None else message)
         return None
     reading, linearized = found
-    warn_unreadable(reading.complaint(params), stacklevel=3)
+    warn_unreadable(reading.complaint(params))
     return linearized
 
 
