@@ -17,8 +17,8 @@ PACKAGES = ("torch_newton", "lightning_callbacks")
 MAX_FUNCTION = 60
 """Lines of code of a function: one screen, so that it is read without scrolling."""
 
-MAX_FILE = 300
-"""Lines of a file: five screens, beyond which it holds more than one idea."""
+MAX_FILE = 250
+"""Lines of a file without its docstrings: four screens, beyond which it holds more than one idea."""
 
 MEDIAN_FILE = (60, 140)
 """Between these the median file lies: shorter ones scatter an idea, longer ones mix several."""
@@ -46,6 +46,16 @@ class Module:
     path: Path
     tree: ast.Module
     lines: int
+
+    @property
+    def lines_of_code(self) -> int:
+        """Lines without docstrings, which may be as long as they need to be."""
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        total = self.lines
+        for node in ast.walk(self.tree):
+            if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+                total -= node.body[0].end_lineno - node.body[0].lineno + 1
+        return total
 
     @property
     def name(self) -> str:
@@ -104,8 +114,9 @@ def test_functions_are_short() -> None:
 
 
 def test_files_are_short() -> None:
-    long = {module.name: module.lines for module in MODULES if module.lines > MAX_FILE}
-    assert not long, f"files of more than {MAX_FILE} lines: {long}"
+    sizes = {module.name: module.lines_of_code for module in MODULES}
+    long = {name: lines for name, lines in sizes.items() if lines > MAX_FILE}
+    assert not long, f"files of more than {MAX_FILE} lines of code: {long}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

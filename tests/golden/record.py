@@ -1,7 +1,7 @@
 """Golden trajectories: what RegNewton does on the benchmark suite, step by step.
 
-``python -m tests.golden.record`` writes ``trajectories.json``; ``tests/test_golden.py`` reads it.
-A change of method on purpose writes it anew, and its commit says what changed. For each of twelve
+``python -m tests.golden.record`` writes ``trajectories.json``, with the names of problems behind it
+their trajectories alone; ``tests/test_golden.py`` reads it. A change of method on purpose writes it anew, and its commit says what changed. For each of twelve
 problems, two seeds and two dampings the file holds the loss and lambda before each of thirty steps
 (hexadecimal, so bit for bit), the system each step was solved with, and the *horizon*: over how
 many steps a start that is moved by one part in 10^15 stays within 1e-11. Training amplifies
@@ -14,7 +14,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,21 +109,25 @@ def horizon(known: dict[str, list[Any]], moved: dict[str, list[Any]], tolerance:
     return count
 
 
-def main() -> None:
-    """Write the file."""
-    runs = {}
+def main(names: Sequence[str]) -> None:
+    """Write the file: all trajectories, or those of the problems named anew."""
+    known = json.loads(FILE.read_text()) if names else {"runs": {}}
+    if names and known["machine"] != machine():
+        raise SystemExit("recorded on another machine: write all trajectories anew")
     for name, seed, damping in cases():
+        if names and name not in names:
+            continue
         found = trajectory(name, seed, damping)
         moved = [trajectory(name, seed, damping, shift=shift) for shift in (1e-15, -1e-15)]
-        runs[f"{name}/{seed}/{damping}"] = {
+        known["runs"][f"{name}/{seed}/{damping}"] = {
             "loss": [float(x).hex() for x in found["loss"]],
             "damping": [float(x).hex() for x in found["damping"]],
             "system": found["system"],
             "horizon": min(horizon(found, other, 1e-11) for other in moved),
         }
-        print(name, seed, damping, runs[f"{name}/{seed}/{damping}"]["horizon"], file=sys.stderr)
-    FILE.write_text(json.dumps({"machine": machine(), "runs": runs}, indent=None) + "\n")
+        print(name, seed, damping, file=sys.stderr)
+    FILE.write_text(json.dumps({"machine": machine(), "runs": known["runs"]}) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

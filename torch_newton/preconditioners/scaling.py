@@ -27,9 +27,18 @@ FLOOR = 1e-3
 hardly do anything yet may so move 1 / sqrt(1e-3) = 32 times as far as the others, and not without
 bound."""
 
-TINY = 1e-24
-"""Smallest entry of D, relative to the largest, of what is no matrix: the units of single numbers
-may differ by its square root, a factor of 1e12, before D cuts it off."""
+LEAST_INFLUENCE = 3 / 4
+"""Exponent of the dtype's epsilon in the smallest influence that D tells from none: 2e-12 in double
+and 6e-6 in single precision, squared, relative to the largest. The influence of a parameter is
+D theta^2, what a change of its own size does to the outputs, whatever its units. A bias in front
+of a batch normalisation and the bias of attention's keys have no influence but for rounding, and
+D made of that, 1e-31 of the largest, would be divided by: such parameters ran to 1e10 in sixty
+steps. NIST's regressions, whose parameters differ in units by up to 1e10, are solved in the same
+1,090 steps as without a floor; with 1e-6 in double precision they take twice as many."""
+
+NO_SIZE = 1e-3
+"""Size of a parameter that is zero, such as a fresh bias, relative to the root mean square of all
+parameters: its own size says nothing yet."""
 
 NAMES = ("scaling_rows", "scaling_columns")
 """Where an optimizer's state keeps the tensors of a part; the first alone is the diagonal."""
@@ -89,11 +98,28 @@ class Scaling:
 
     @cached_property
     def roots(self) -> list[Part | None]:
-        """D^{-1/2}, in the same form as D."""
-        tops = [_top(part) for part in self.parts if part is not None]
-        top = max(tops, default=1.0)
+        """D^{-1/2}, in the same form as D, with D no smaller than an influence that counts."""
+        squares = self._squared_sizes()
+        top = max(
+            (_influence(p, s) for p, s in zip(self.parts, squares, strict=True) if p is not None),
+            default=0.0,
+        )
+        if top == 0:
+            return [None] * len(self.parts)
+        least = torch.finfo(self.like[0].dtype).eps ** LEAST_INFLUENCE * top
         return [
-            None if part is None or top == 0 else _root(part, TINY * top) for part in self.parts
+            None if part is None else _root(part, least / square)
+            for part, square in zip(self.parts, squares, strict=True)
+        ]
+
+    def _squared_sizes(self) -> list[Tensor]:
+        """theta^2 for each entry of a diagonal, and its mean for a matrix; never zero."""
+        values = [param.detach().reshape(-1) for param in self.like]
+        total = sum(float(v @ v) for v in values) / sum(len(v) for v in values)
+        least = NO_SIZE**2 * total or 1.0
+        return [
+            (v.square() if part is not None and len(part) == 1 else v @ v / len(v)).clamp_min(least)
+            for v, part in zip(values, self.parts, strict=True)
         ]
 
     @cached_property
@@ -141,16 +167,26 @@ def _top(part: Part) -> float:
     return float(part[0].max()) * float(part[1].max()) / total if total > 0 else 0.0
 
 
-def _root(part: Part, floor: float) -> Part:
+def _influence(part: Part, squared_size: Tensor) -> float:
+    """The largest D theta^2 of a parameter."""
     if len(part) == 1:
-        return (part[0].clamp_min(floor).rsqrt(),)
+        return float((part[0] * squared_size).max())
+    return _top(part) * float(squared_size)
+
+
+def _root(part: Part, floor: Tensor) -> Part:
+    """D^{-1/2} of one parameter, with D at least `floor`, entry by entry of a diagonal."""
+    if len(part) == 1:
+        return (torch.maximum(part[0], floor).rsqrt(),)
     rows, columns = part
     total = rows.sum()
     if not bool(total > 0):
-        return torch.full_like(rows, floor**-0.25), torch.full_like(columns, floor**-0.25)
-    return tuple(
+        return torch.ones_like(rows) * floor**-0.25, torch.ones_like(columns) * floor**-0.25
+    found = tuple(
         (sums.clamp_min(FLOOR * sums.max()) / total.sqrt()).rsqrt() for sums in (rows, columns)
     )
+    lift = float(floor) / _top(part)
+    return found if lift <= 1 else tuple(root * lift**-0.25 for root in found)
 
 
 def _expanded(root: Part) -> Tensor:
