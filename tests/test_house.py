@@ -18,7 +18,7 @@ MAX_FUNCTION = 60
 """Lines of code of a function: one screen, so that it is read without scrolling."""
 
 MAX_FILE = 250
-"""Lines of a file without its docstrings: four screens, beyond which it holds more than one idea."""
+"""Lines of a file without its docstrings: beyond four screens it holds more than one idea."""
 
 MEDIAN_FILE = (60, 140)
 """Between these the median file lies: shorter ones scatter an idea, longer ones mix several."""

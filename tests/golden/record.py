@@ -1,8 +1,9 @@
 """Golden trajectories: what RegNewton does on the benchmark suite, step by step.
 
 ``python -m tests.golden.record`` writes ``trajectories.json``, with the names of problems behind it
-their trajectories alone; ``tests/test_golden.py`` reads it. A change of method on purpose writes it anew, and its commit says what changed. For each of twelve
-problems, two seeds and two dampings the file holds the loss and lambda before each of thirty steps
+their trajectories alone; ``tests/test_golden.py`` reads it. A change of method on purpose writes it
+anew, and its commit says what changed. For each of
+twelve problems, two seeds and two dampings the file holds the loss and lambda before each of thirty steps
 (hexadecimal, so bit for bit), the system each step was solved with, and the *horizon*: over how
 many steps a start that is moved by one part in 10^15 stays within 1e-11. Training amplifies
 rounding, and beyond the horizon two machines differ although both are right.
