@@ -2,11 +2,11 @@
 
 ``python -m tests.golden.record`` writes ``trajectories.json``, with the names of problems behind it
 their trajectories alone; ``tests/test_golden.py`` reads it. A change of method on purpose writes it
-anew, and its commit says what changed. For each of
-twelve problems, two seeds and two dampings the file holds the loss and lambda before each of thirty steps
-(hexadecimal, so bit for bit), the system each step was solved with, and the *horizon*: over how
-many steps a start that is moved by one part in 10^15 stays within 1e-11. Training amplifies
-rounding, and beyond the horizon two machines differ although both are right.
+anew, and its commit says what changed. For each of twelve problems, two seeds and two dampings the
+file holds the loss and lambda before each of thirty steps (hexadecimal, so bit for bit), the system
+each step was solved with, and the *horizon*: over how many steps a start that is moved by one part
+in 10^15 stays within 1e-11. Training amplifies rounding, and beyond the horizon two machines differ
+although both are right.
 """
 
 from __future__ import annotations

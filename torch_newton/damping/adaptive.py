@@ -33,7 +33,7 @@ class Adaptive(RetryingRule):
     width in the paper's setting and does not depend on how the loss is scaled or reduced. After
     a step with the exact Hessian and a ratio :math:`\rho` of actual to predicted reduction,
     lambda is multiplied by :math:`\max(1/3,\,1-(2\min(\rho, 3/2)-1)^3)` (Nielsen 1999, *Damping
-    parameter in Marquardt's method*), and by 2 where the solver met negative curvature. A
+    parameter in Marquardt's method*), and by 2 where the solver found negative curvature. A
     Gauss-Newton model leaves out what the Hessian has beside it, and a network of ReLUs has kinks
     within every step, so that the ratio settles well below one at any lambda; there it is
     multiplied by 1/5 for a ratio above 3/4 and by 1/2 above 1/4. It is kept within

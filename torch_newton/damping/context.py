@@ -46,7 +46,8 @@ class Attempt:
         number: 1 for the first attempt of the step.
         solved: whether a direction came out; if not, the first direction of all had no
             positive curvature, and `curvature` is what it had.
-        curvature: smallest p^T H p / p^T p met, without lambda; NaN where not finite.
+        curvature: smallest p^T H p / p^T p over the solver's directions p, without lambda;
+            NaN where not finite.
         predicted: reduction of the quadratic model along the step.
         ratio: actual over predicted reduction; NaN where nothing was evaluated.
         negative_curvature: whether the solver saw that H + lambda I is not definite.

@@ -28,7 +28,7 @@ class WidthScaled(DampingRule):
     Args:
         gamma: the constant in front. At finite width it takes
             :math:`\gamma > C\,RMS(r)\,N^{-(\beta - \delta)}` for a definite matrix; the
-            optimizer warns where it meets negative curvature.
+            optimizer warns where it finds negative curvature.
         beta: exponent of the output scaling, in [1/2, 1).
         loss_factor: q, the loss over :math:`\sum_m (f(x_m) - y_m)^2 / (2M)`, with K outputs:
             1 for that loss itself, 2/K for ``MSELoss()``, 2M for a sum of squares.
