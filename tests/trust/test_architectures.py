@@ -1,0 +1,56 @@
+"""Many architectures and closures: directions, descent and paths, and a table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.helpers import tally
+from tests.trust.architectures import CASES, Case
+from tests.trust.architectures.case import CHECKS
+from tests.trust.architectures.checks import ROWS, run
+from tests.trust.architectures.table import Table
+
+
+def checked(cases: Sequence[Case]) -> list[object]:
+    """Each check of each case; those that are known to fail must fail."""
+    return [
+        pytest.param(
+            case,
+            check,
+            id=f"{case.name}, {check}",
+            marks=[pytest.mark.xfail(strict=True, reason=case.known[check])]
+            if check in case.known
+            else [],
+        )
+        for case in cases
+        for check in CHECKS
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table(request: pytest.FixtureRequest, float64: None) -> Iterator[None]:
+    """Print the table at the end of the run."""
+    manager = request.config.pluginmanager
+    manager.register(Table(), "architectures")
+    yield
+    for name in CHECKS:
+        tally(f"architectures, {name}", len(ROWS), sum(name not in r.failed for r in ROWS.values()))
+    tally("architectures", len(ROWS), sum(not row.failed for row in ROWS.values()))
+
+
+def test_every_case_has_its_own_name() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("case", "check"), checked([case for case in CASES if case.quick]))
+def test_a_few_architectures(case: Case, check: str) -> None:
+    run(case, check)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "check"), checked(CASES))
+def test_every_architecture(case: Case, check: str) -> None:
+    run(case, check)
