@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,9 +34,8 @@ def fit(
         apply: from module and inputs to outputs, where that is not just a call.
     """
     call = apply or (lambda net, *given: net(*given))
-    with torch.no_grad():  # once, which gives lazy layers their shape
-        shape, dtype = call(module, *inputs).shape, call(module, *inputs).dtype
-    target = randn(*shape, seed=3).to(dtype)
+    sample = call(module, *inputs)  # which also gives lazy layers their shape
+    target = randn(*sample.shape, seed=3).to(sample.dtype)
     if criterion is None and loss is None:
         criterion = lambda z: F.mse_loss(z, target)  # noqa: E731
     spelled = loss or criterion

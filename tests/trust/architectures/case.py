@@ -83,6 +83,8 @@ class Case:
         damping: lambda of these directions; more where the matrix is nearly singular there.
         differences: why the reference is formed by differences of gradients, where it is.
         unprobed: why the reference cannot be compared with such differences, where it cannot.
+        undirected: why there is no reference at all, where that is so.
+        refused: what the error says by which the optimizer refuses the loss, where it does.
         grows: why a parameter may exceed a thousand times its first size, where it may.
         rests: why the loss need not fall, or a parameter need not move, where that is so.
         steps: default steps.
@@ -97,6 +99,8 @@ class Case:
     damping: float = 0.1
     differences: str = ""
     unprobed: str = ""
+    undirected: str = ""
+    refused: str = ""
     grows: str = ""
     rests: str = ""
     steps: int = 15

@@ -117,7 +117,6 @@ def frozen(bias_alone: bool) -> Problem:
 
 def unused() -> Problem:
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    net.register_module("spare", None)
     problem = fit(net, randn(10, 3, seed=2))
     spare = nn.Parameter(torch.ones(3))
     return Problem([spare, *problem.params], problem.loss, net, problem.outputs, problem.criterion)
