@@ -11,8 +11,8 @@ from tests.trust.architectures.build import Lambda, between, fit
 from tests.trust.architectures.case import Case
 
 SIMPLE = [
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
-    nn.Softsign, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ReLU6,
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Softplus, nn.Softsign, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardswish, nn.ReLU6,
     nn.Tanhshrink, nn.Softshrink, nn.RReLU,
 ]  # fmt: skip
 
@@ -129,6 +129,9 @@ class Bilinear(nn.Module):
 
 CASES = [
     *(Case(kind.__name__, lambda kind=kind: between(kind())) for kind in SIMPLE),
+    Case(
+        "Hardsigmoid", lambda: between(nn.Hardsigmoid()), differences="it has no second derivative"
+    ),
     Case("GELU, tanh", lambda: between(nn.GELU("tanh"))),
     Case("Softmax", lambda: between(nn.Softmax(1))),
     Case("LogSoftmax", lambda: between(nn.LogSoftmax(1))),

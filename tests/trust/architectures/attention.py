@@ -13,7 +13,6 @@ from tests.trust.architectures.build import fit
 from tests.trust.architectures.case import Case, Problem
 
 TOKENS = (3, 4, 4)
-KEY = "issue 14.1: the key's bias has no influence and runs away under scaled damping"
 
 
 class Multihead(nn.Module):

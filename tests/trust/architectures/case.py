@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class Problem:
     module: nn.Module | None = None
     outputs: Callable[[], Tensor] | None = None
     criterion: Criterion | None = None
-    closure: Callable[[RegNewton], Callable[[], Any]] | None = None
+    closure: Callable[[torch.optim.Optimizer], Callable[[], Any]] | None = None
     buffers: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,8 +77,6 @@ class Case:
         make: makes the problem; called in double precision, after a call of ``manual_seed``.
         path: of the default steps, the name of a `torch_newton.step.Path`; None where it may be
             any.
-        known: of checks that fail because of a known defect, which one that is. Such a check is
-            an expected failure, and once it passes the suite fails until the entry is removed.
         tol: relative error of a fixed-damping direction.
         damping: lambda of these directions; more where the matrix is nearly singular there.
         differences: why the reference is formed by differences of gradients, where it is.
@@ -94,7 +92,6 @@ class Case:
     name: str
     make: Callable[[], Problem]
     path: str | None = SPACE
-    known: Mapping[str, str] = field(default_factory=dict)
     tol: float = 1e-6
     damping: float = 0.1
     differences: str = ""
@@ -105,9 +102,6 @@ class Case:
     rests: str = ""
     steps: int = 15
     quick: bool = False
-
-    def __post_init__(self) -> None:
-        assert set(self.known) <= set(CHECKS), f"{self.name}: no such check"
 
     def build(self) -> Problem:
         torch.manual_seed(SEED)

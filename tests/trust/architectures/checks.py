@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -28,7 +27,8 @@ PyTorch's initial weights for a hundred inputs, where it starts at or near zero.
 
 ABSURD = 10.0
 """Times the larger of the losses before training, in both modes. Running averages, at momentum 0.1,
-lag by a fifth after 15 steps, which costs factors of a few; parameters that run away cost much more."""
+lag by a fifth after 15 steps, which costs factors of a few; runaway parameters cost
+much more."""
 
 PROBE = 1e-5
 """Relative difference between a double backward and differences of gradients that is still
@@ -73,7 +73,7 @@ def direction(case: Case) -> None:
     if case.undirected:
         return
     problem = case.build()
-    slope = reference.gradient(problem)
+    slope = reference.left(problem)
     H = reference.hessian(problem, bool(case.differences))
     if not (case.differences or case.unprobed):
         off = reference.misfit(problem, H)

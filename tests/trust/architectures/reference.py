@@ -35,6 +35,19 @@ def gradient(problem: Problem) -> Tensor:
     return flat(torch.zeros_like(p) if p.grad is None else p.grad for p in problem.params)
 
 
+def left(problem: Problem) -> Tensor:
+    """The gradient that the problem's own closure leaves, which clipping changes."""
+    if problem.closure is None:
+        return gradient(problem)
+    for param in problem.params:
+        param.grad = None
+    problem.rewind()
+    problem.closure(torch.optim.SGD(problem.params))()
+    if all(param.grad is None for param in problem.params):  # it leaves that to the optimizer
+        return gradient(problem)
+    return flat(torch.zeros_like(p) if p.grad is None else p.grad for p in problem.params)
+
+
 def difference(problem: Problem, v: Tensor, step: float = STEP) -> Tensor:
     """H v, by differences of gradients of fourth order."""
     start = flat(problem.params)
@@ -73,7 +86,7 @@ def hessian(problem: Problem, differences: bool) -> Tensor:
     slopes = torch.autograd.grad(
         value, params, create_graph=True, allow_unused=True, materialize_grads=True
     )
-    return rows(torch.cat([slope.reshape(-1) for slope in slopes]), params)
+    return torch.cat([rows(slope, params) for slope in slopes])
 
 
 def gauss_newton(problem: Problem) -> Tensor | None:

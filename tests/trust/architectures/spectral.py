@@ -11,11 +11,6 @@ from tests.helpers import randn
 from tests.trust.architectures.build import fit
 from tests.trust.architectures.case import Case, Problem
 
-COMPLEX = dict.fromkeys(
-    ("direction", "descent"), "issue 14.6: complex activations behind real parameters"
-)
-ODD = "issue 14.6: view_as_complex at an odd offset of the flat vector"
-
 
 class Weighted(nn.Module):
     """A real array of weights, used by the function given, and a linear layer behind."""
@@ -112,7 +107,7 @@ def of(shape: tuple[int, ...], use: Callable[[Tensor, Tensor], Tensor]) -> Probl
 
 
 CASES = [
-    Case("Fourier filter", lambda: of((5,), filtered), known=COMPLEX, quick=True),
+    Case("Fourier filter", lambda: of((5,), filtered), quick=True),
     Case("Fourier filter, view_as_complex", lambda: of((5, 2), as_complex)),
     Case("Fourier filter, odd offset", lambda: fit(Odd((5, 2), as_complex), randn(6, 8, seed=2))),
     Case("Fourier layer of three modes", lambda: of((2, 3), truncated)),
