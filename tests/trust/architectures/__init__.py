@@ -8,7 +8,7 @@ KINDS = (
     "convolutions", "pooling", "normalisation", "embeddings", "recurrent", "attention", "sharing",
     "activations", "graphs", "spectral", "functions", "dynamics", "physics",
     "regression_losses", "spellings", "classification_losses", "metric_losses", "matrices",
-    "closures", "many_rows",
+    "closures", "special", "many_rows",
 )  # fmt: skip
 
 CASES: list[Case] = [case for kind in KINDS for case in import_module(f"{__name__}.{kind}").CASES]

@@ -16,6 +16,14 @@ def trained(module: nn.Module) -> list[Tensor]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
+def mean_square(target: Tensor) -> Criterion:
+    return lambda z: F.mse_loss(z, target)
+
+
+def cross_entropy(labels: Tensor) -> Criterion:
+    return lambda z: F.cross_entropy(z, labels)
+
+
 def fit(
     module: nn.Module,
     *inputs: Any,
@@ -37,7 +45,7 @@ def fit(
     sample = call(module, *inputs)  # which also gives lazy layers their shape
     target = randn(*sample.shape, seed=3).to(sample.dtype)
     if criterion is None and loss is None:
-        criterion = lambda z: F.mse_loss(z, target)  # noqa: E731
+        criterion = mean_square(target)
     spelled = loss or criterion
     assert spelled is not None
     return Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -63,7 +64,7 @@ CASES = [
     Case(
         "Conv2d channels last",
         lambda: image(
-            Lambda(lambda x: x.to(memory_format=__import__("torch").channels_last)),
+            Lambda(lambda x: x.to(memory_format=torch.channels_last)),
             nn.Conv2d(2, 3, 3),
         ),
     ),

@@ -93,6 +93,14 @@ class Sine(nn.Module):
         return self.layers[-1](x)
 
 
+class Wild(Sine):
+    """The same from PyTorch's initial weights: eigenvalues of both signs up to 1e4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 10), nn.Linear(10, 10), nn.Linear(10, 1)])
+
+
 class Radial(nn.Module):
     """Gaussians around learned centres."""
 
@@ -255,6 +263,7 @@ CASES = [
     ),
     Case("KAN, ijk,jlk->ijl", lambda: fit(Matched(), images())),
     Case("SIREN", siren),
+    Case("SIREN from PyTorch's weights", lambda: fit(Wild(), randn(16, 2, seed=2))),
     Case("SIREN of low frequency", lambda: fit(Sine(3.0), torch.linspace(-1, 1, 8)[:, None])),
     Case("Fourier features", lambda: fit(Frequencies(), images())),
     Case("positional encoding", positions),

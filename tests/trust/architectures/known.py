@@ -62,6 +62,9 @@ KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
             "reentrant checkpoint of the first layer",
         ),
     },
+    "issue 14.4: MINRES stops far from the solution, and the step is taken": {
+        "direction": ("SIREN from PyTorch's weights",),
+    },
     "issue 14.6: the graph is misread, and the error ends the step": {
         "descent": (
             "Fourier filter",
@@ -121,6 +124,9 @@ KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
             "soft_margin_loss",
             "softplus of margins",
         ),
+    },
+    "issue 14.9: a saturated cross-entropy leaves function space": {
+        "path": ("cross_entropy, saturated, float32",),
     },
     "issue 14.10: this layer is not read": {
         "path": (

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tests.helpers import mlp, randn
 from tests.trust.architectures import attention, dynamics, functions, recurrent
-from tests.trust.architectures.build import Lambda, fit, trained
+from tests.trust.architectures.build import Lambda, cross_entropy, fit, trained
 from tests.trust.architectures.case import Case, Problem
 
 LABELS = torch.arange(300) % 3
@@ -28,13 +28,15 @@ def image(*layers: nn.Module) -> Problem:
 def weighted() -> Problem:
     """Samples weighted by hand: 0.1 to 2."""
     weights, y = torch.linspace(0.1, 2, 90)[:, None], randn(90, 3, seed=3)
-    criterion = lambda z: (weights * (z - y) ** 2).mean()  # noqa: E731
+
+    def criterion(z: Tensor) -> Tensor:
+        return (weights * (z - y) ** 2).mean()
+
     return fit(mlp(3, 12, 3), randn(90, 3, seed=2), criterion=criterion)
 
 
 def labelled() -> Problem:
-    criterion = lambda z: F.cross_entropy(z, LABELS)  # noqa: E731
-    return fit(mlp(3, 12, 3), randn(300, 3, seed=2), criterion=criterion)
+    return fit(mlp(3, 12, 3), randn(300, 3, seed=2), criterion=cross_entropy(LABELS))
 
 
 def informed() -> Problem:

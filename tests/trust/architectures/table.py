@@ -29,5 +29,5 @@ def line(row: Row, width: int) -> str:
     ]
     R = row.R or "-"
     text = f"{row.name:{width}} {row.P:4} {R:>4} {row.path:14} {' '.join(errors)}"
-    failed = f"  failed: {', '.join(row.failed)}" if row.failed else ""
+    failed = f"  failed: {', '.join(sorted(row.failed))}" if row.failed else ""
     return f"{text} {row.before:10.2e} {row.after:10.2e}{failed}"
