@@ -15,19 +15,25 @@ class Table:
             return
         terminalreporter.section("architectures")
         width = max(len(name) for name in ROWS)
-        head = f"{'P':>4} {'R':>4} {'path':14} {'H error':>8} {'G error':>8}"
+        wide = max(len(how(row)) for row in ROWS.values())
+        head = f"{'P':>4} {'R':>4} {'path':{wide}} {'H error':>8} {'G error':>8}"
         terminalreporter.line(f"{'':{width}} {head} {'before':>10} {'after':>10}")
         for row in ROWS.values():
-            terminalreporter.line(line(row, width))
+            terminalreporter.line(line(row, width, wide))
 
 
-def line(row: Row, width: int) -> str:
+def how(row: Row) -> str:
+    """The path, and how the per-sample Jacobian was read where the step says so."""
+    return row.path if row.jacobian in {"-", "NONE"} else f"{row.path}, {row.jacobian}"
+
+
+def line(row: Row, width: int, wide: int) -> str:
     """P and R, the path, the errors of both directions, and the loss before and after."""
     errors = [
         f"{row.errors[name]:8.0e}" if name in row.errors else f"{'-':>8}"
         for name in ("hessian", "gauss_newton")
     ]
     R = row.R or "-"
-    text = f"{row.name:{width}} {row.P:4} {R:>4} {row.path:14} {' '.join(errors)}"
+    text = f"{row.name:{width}} {row.P:4} {R:>4} {how(row):{wide}} {' '.join(errors)}"
     failed = f"  failed: {', '.join(sorted(row.failed))}" if row.failed else ""
     return f"{text} {row.before:10.2e} {row.after:10.2e}{failed}"
