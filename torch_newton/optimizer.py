@@ -29,7 +29,7 @@ from .newton.observation import Observation, Observer
 from .newton.options import Options
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
-from .warning import warn
+from .warning import Once, warn
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -92,7 +92,9 @@ class RegNewton(torch.optim.Optimizer):
             damping.
         hvp: how the Hessian's products are taken. ``"exact"`` is by differentiating twice;
             ``"finite_difference"`` by central differences of the gradient, at two evaluations
-            of the closure a product; ``"auto"`` is exact where the graph allows it.
+            of the closure a product; ``"auto"`` is exact where the graph allows it, and tests
+            now and then whether the second derivative is that of the gradient
+            (`autodiff.verification`), which ``"exact"`` does not.
         correction: whether, in function space and under an adaptive damping, a refused step is
             tried once more with a second-order correction before lambda is raised.
         maximize: whether to maximize the loss; `last_step` then speaks of -L.
@@ -133,7 +135,7 @@ class RegNewton(torch.optim.Optimizer):
             maximize,
         )
         self._memory = Memory()
-        self._warned = False
+        self._once = Once()
         self._backward_calls = BackwardCalls()
         self._observers: OrderedDict[int, Observer] = OrderedDict()
         super().__init__(params, {"lr": lr})
@@ -231,17 +233,23 @@ class RegNewton(torch.optim.Optimizer):
             backward_calls=self._backward_calls,
         )
         state = {param: dict(values) for param, values in self.state.items()}
-        memory, warned = self._memory, self._warned
+        memory, said = self._memory, self._once.said
 
         def undo() -> None:
             evaluator.snapshot.restore()
             self.state.clear()
             self.state.update(state)
-            self._memory, self._warned = memory, warned
+            self._memory, self._once.said = memory, said
 
         try:
             iteration = Iteration(
-                evaluator, self.options, self._memory, self.state, self._lengths(params), twice
+                evaluator,
+                self.options,
+                self._memory,
+                self.state,
+                self._lengths(params),
+                twice,
+                self._once,
             )
             outcome = iteration.run(self._backward_calls, self._observe)
             self._remember(outcome, differences and lasting)
@@ -282,7 +290,7 @@ class RegNewton(torch.optim.Optimizer):
             **super().__getstate__(),
             "options": self.options,
             "_memory": self._memory,
-            "_warned": self._warned,
+            "_once": Once(self._once.said),
             "_observers": OrderedDict(),
         }
 
@@ -308,12 +316,9 @@ class RegNewton(torch.optim.Optimizer):
         if differences:
             memory = replace(memory, finite_difference=True)
         self._memory = memory
-        if self._warned:
-            return
         message = advice(outcome.step, self.options, outcome.underdetermined)
         if message is not None:
-            self._warned = True
-            warn(message)
+            self._once("advice", message)
 
     def _observe(self, observation: Observation) -> None:
         for observer in list(self._observers.values()):

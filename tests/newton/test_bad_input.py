@@ -426,6 +426,23 @@ case("hook on a parameter", "also acts on every product", UserWarning)(hook_on_p
 case("once differentiable", "once", RuntimeError)(never_twice)
 
 
+def fused_weight_norm() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
+    optimizer = RegNewton(layer.parameters(), damping=1.0)
+    optimizer.step(lambda: backward(layer(randn(4, 2)).tanh().square().sum()))
+
+
+def counted_rows() -> None:
+    layer = nn.Embedding(4, 2, scale_grad_by_freq=True)
+    optimizer = RegNewton(layer.parameters(), damping=1.0)
+    rows = torch.tensor([[0, 1], [1, 2], [1, 3]])
+    optimizer.step(lambda: backward(layer(rows).prod(1).sin().square().sum()))
+
+
+case("weight norm", "is not the derivative of the gradient", UserWarning)(fused_weight_norm)
+case("scale_grad_by_freq", "not the gradient of any function", UserWarning)(counted_rows)
+
+
 def hooked(x: Tensor) -> Tensor:
     loss = x.square().sum()
     y = x * 1

@@ -13,6 +13,7 @@ from .finite_difference import (
 )
 from .products import (
     NotTwiceDifferentiableError,
+    WrongHessianError,
     gauss_newton,
     gradient,
     gradient_and_hessian,
@@ -21,10 +22,15 @@ from .products import (
     jacobian_at,
     output_hessian,
 )
+from .verification import Asymmetry, Verdict, asymmetry, verify
 
 __all__ = [
+    "Asymmetry",
     "NonFiniteProductError",
     "NotTwiceDifferentiableError",
+    "Verdict",
+    "WrongHessianError",
+    "asymmetry",
     "finite",
     "finite_difference_hessian",
     "gauss_newton",
@@ -35,4 +41,5 @@ __all__ = [
     "jacobian",
     "jacobian_at",
     "output_hessian",
+    "verify",
 ]

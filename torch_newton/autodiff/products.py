@@ -16,13 +16,20 @@ from torch.autograd.graph import GradientEdge
 from ..linalg.flat import filled, flatten, unflatten
 from ..linalg.operators import LinearOperator, symmetric
 from .batched import Batched
-from .nodes import reachable
+from .nodes import kinds, reachable
 
 Outputs = Tensor | Sequence[Tensor]
+
+COMPILED = "CompiledFunctionBackward"
+"""What the names of the nodes of compiled functions begin with."""
 
 
 class NotTwiceDifferentiableError(RuntimeError):
     """The loss has a gradient, but the gradient cannot be differentiated again."""
+
+
+class WrongHessianError(NotTwiceDifferentiableError):
+    """Autograd gives a second derivative that is not the derivative of the gradient."""
 
 
 def gradient(loss: Tensor, params: Sequence[Tensor]) -> Tensor:
@@ -48,6 +55,10 @@ def hessian(loss: Tensor, params: Sequence[Tensor]) -> LinearOperator:
         loss: a scalar with its graph. Do not modify the parameters in place while it is in use.
         params: the P parameters, as tensors of any shapes.
 
+    What autograd gives is not checked, and a few backward passes have a derivative that is wrong
+    without an error: that of PyTorch's fused ``weight_norm``, and those of functions whose authors
+    did not think of it. `autodiff.verification.verify` tests an operator, as `RegNewton` does.
+
     Raises:
         NotTwiceDifferentiableError: at the call or at a product, where the graph holds an
             operation without a second derivative; the message names the way out.
@@ -59,7 +70,7 @@ def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor
     """The gradient and the Hessian of one loss, which share one backward pass."""
     params = list(params)
     grads = differentiable_gradient(loss, params)
-    check_twice_differentiable(grads)
+    check_twice_differentiable(loss, grads)
     return flatten(filled(grads, params)).detach(), hessian_from_gradient(grads, params)
 
 
@@ -79,10 +90,12 @@ def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Ten
         raise _explained(error) from error
 
 
-def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
+def check_twice_differentiable(loss: Tensor, grads: Sequence[Tensor | None]) -> None:
     """Raise where the graph of the gradient ends at a backward pass that has no derivative.
 
-    Autograd cuts such a graph off, and would take a product over the rest of it for the whole.
+    Autograd cuts such a graph off, and would take a product over the rest of it for the whole. A
+    compiled function, if only its loss is compiled, may be cut off without a trace in that graph;
+    it is looked for in the graph of the loss itself.
 
     Raises:
         NotTwiceDifferentiableError: there is such a node.
@@ -91,7 +104,13 @@ def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
     if any(node.name() == "torch::autograd::Error" for node in reachable(roots)):
         raise NotTwiceDifferentiableError(
             "an operation of the model is marked as differentiable once only (once_differentiable)"
-            ": replace it by one whose backward pass autograd can differentiate"
+            ": replace it by one whose backward pass autograd can differentiate."
+        )
+    forward = [] if loss.grad_fn is None else [loss.grad_fn]
+    if any(name.startswith(COMPILED) for name in kinds(forward)):
+        raise NotTwiceDifferentiableError(
+            "a compiled function cannot be differentiated twice: call the model as it was before "
+            "torch.compile (model._orig_mod holds it), and a function likewise."
         )
 
 

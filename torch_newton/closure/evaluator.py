@@ -38,6 +38,7 @@ class Evaluator:
 
     Attributes:
         calls: evaluations so far.
+        tests: those of them that the step did not need, and that count for no decision.
         sign: 1, or -1 where the loss is maximized.
         ranks: the processes that share the step.
         snapshot: everything as it was before the step.
@@ -55,6 +56,7 @@ class Evaluator:
         self.closure = closure
         self.params = list(params)
         self.calls = 0
+        self.tests = 0
         self.sign = -1.0 if maximize else 1.0
         self.ranks = Ranks()
         self.snapshot = Snapshot(
@@ -122,6 +124,15 @@ class Evaluator:
 
         self._at(direction, evaluate)
         return total
+
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Count the evaluations within the block among `tests`, too."""
+        calls = self.calls
+        try:
+            yield
+        finally:
+            self.tests += self.calls - calls
 
     def check_repeatable(self, loss: float) -> None:
         """Warn where a second evaluation at the starting point gives another loss than `loss`.

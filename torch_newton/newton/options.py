@@ -3,9 +3,9 @@
 Every input that it cannot work with is answered by one exception or warning that says what to
 do next. (``tests/newton/test_bad_input.py`` provokes each line of this table.)
 
-==================================================  ===================================
+==================================================  ======================================
 what is wrong                                       what it says
-==================================================  ===================================
+==================================================  ======================================
 ``lr`` negative or not finite                       lr must be finite and >= 0
 ``lr`` no number                                    lr must be a number
 ``lr`` a tensor of several elements                 Tensor lr must be 1-element
@@ -65,8 +65,10 @@ another batch at each call (a warning)              evaluated again at the same
 parameters changed by the closure                   changes the parameters in place
 Gauss-Newton of a loss that is not a sum            curvature='gauss_newton' needs
 operations without a second derivative              second derivative
+a second derivative that is wrong (a warning)       is not the derivative of the gradient
+a gradient that is none (a warning)                 not the gradient of any function
 hooks on parameters (a warning)                     also acts on every product
-==================================================  ===================================
+==================================================  ======================================
 """
 
 from __future__ import annotations
