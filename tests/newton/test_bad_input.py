@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from tests.helpers import mlp, randn, tally
 from torch_newton import Adaptive, ClosureError, RegNewton, WidthScaled
@@ -430,6 +431,28 @@ def fused_weight_norm() -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
     optimizer = RegNewton(layer.parameters(), damping=1.0)
     optimizer.step(lambda: backward(layer(randn(4, 2)).tanh().square().sum()))
+
+
+def checkpointed(around: int, **options: Any) -> None:
+    """A reentrant checkpoint around one layer; the input asks for a gradient, as is usual."""
+    layers = [nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)]
+    optimizer = RegNewton(nn.Sequential(*layers).parameters(), **options)
+    x = randn(5, 2).requires_grad_()
+
+    def closure() -> Tensor:
+        z = x
+        for i, layer in enumerate(layers):
+            z = checkpoint(layer, z, use_reentrant=True) if i == around else layer(z)
+        return backward(z.square().mean())
+
+    optimizer.step(closure)
+
+
+for _layer in (0, 2, 4):
+    for _options in ({}, {"damping": 1.0}, {"hvp": "finite_difference"}, {"curvature": "hessian"}):
+        case(f"checkpoint {_layer} {_options}", "pass use_reentrant=False", ClosureError)(
+            lambda layer=_layer, options=_options: checkpointed(layer, **options)
+        )
 
 
 def counted_rows() -> None:

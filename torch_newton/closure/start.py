@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autodiff.nodes import kinds
 from ..linalg.flat import filled, flatten, unflatten
 from .accumulation import BackwardCalls
 from .capture import ClosureError, NonFiniteLossError
@@ -128,7 +129,7 @@ class _BackwardPasses:
 
     def add(self, loss: Tensor) -> None:
         """What ``loss.backward()`` does."""
-        found = self._differentiate(loss if self._sign > 0 else -loss, self._params)
+        found = self._derivatives_of(loss if self._sign > 0 else -loss)
         _refuse_sparse(found)
         self._ranks.agree(0.0, self._params[0])
         for i, grad in enumerate(found):
@@ -142,6 +143,21 @@ class _BackwardPasses:
         self.count += 1
         self._accumulate(found)
         self._left = self._versions()
+
+    def _derivatives_of(self, loss: Tensor) -> Derivatives:
+        """The derivatives of a loss, which a reentrant checkpoint does not spoil.
+
+        Such a checkpoint has a graph only within ``loss.backward()``: to ``torch.autograd.grad``
+        the parameters behind it are unused, or it is an error if others lie behind it.
+        """
+        try:
+            found = self._differentiate(loss, self._params)
+        except RuntimeError as error:
+            _refuse_checkpoint(loss, error)
+            raise
+        if any(grad is None for grad in found):
+            _refuse_checkpoint(loss)
+        return found
 
     def changed(self) -> bool:
         """Whether ``.grad`` holds more than the gradient of the losses that were sent backward."""
@@ -188,6 +204,14 @@ def _refuse_filled(params: Sequence[Tensor], before: Sequence[tuple[int, int] | 
             "torch.autograd.backward(loss), which frees the graph that the Newton step "
             "needs: write loss.backward() instead"
         )
+
+
+def _refuse_checkpoint(loss: Tensor, error: RuntimeError | None = None) -> None:
+    if loss.grad_fn is not None and kinds([loss.grad_fn])["CheckpointFunctionBackward"]:
+        raise ClosureError(
+            "the model runs torch.utils.checkpoint with use_reentrant=True, which hides the "
+            "parameters within from the Newton step: pass use_reentrant=False"
+        ) from error
 
 
 def _refuse_sparse(grads: Derivatives) -> None:
