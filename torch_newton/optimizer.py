@@ -21,7 +21,7 @@ from .damping import damping_rule
 from .damping.base import AnyRule
 from .linalg.flat import flatten
 from .newton import memory as stored
-from .newton.advice import advice
+from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
 from .newton.iteration import Iteration, Outcome
 from .newton.memory import Memory
@@ -316,9 +316,13 @@ class RegNewton(torch.optim.Optimizer):
         if differences:
             memory = replace(memory, finite_difference=True)
         self._memory = memory
-        message = advice(outcome.step, self.options, outcome.underdetermined)
-        if message is not None:
-            self._once("advice", message)
+        warnings = {
+            "advice": advice(outcome.step, self.options, outcome.underdetermined),
+            "unsolved": unsolved(outcome.step, self.options),
+        }
+        for kind, message in warnings.items():
+            if message is not None:
+                self._once(kind, message)
 
     def _observe(self, observation: Observation) -> None:
         for observer in list(self._observers.values()):

@@ -448,6 +448,14 @@ def checkpointed(around: int, **options: Any) -> None:
     optimizer.step(closure)
 
 
+def unsolved(**options: Any) -> None:
+    x = p(5)
+    x.data = randn(5)
+    optimizer = RegNewton([x], damping=1e-3, preconditioner=None, **options)
+    optimizer.step(lambda: backward((torch.arange(1.0, 6.0) * (3 * x).sin()).sum()))
+
+
+case("one product", "was not solved to cg_tol", UserWarning)(lambda: unsolved(cg_max_iter=1))
 for _layer in (0, 2, 4):
     for _options in ({}, {"damping": 1.0}, {"hvp": "finite_difference"}, {"curvature": "hessian"}):
         case(f"checkpoint {_layer} {_options}", "pass use_reentrant=False", ClosureError)(
@@ -457,7 +465,7 @@ for _layer in (0, 2, 4):
 
 def counted_rows() -> None:
     layer = nn.Embedding(4, 2, scale_grad_by_freq=True)
-    optimizer = RegNewton(layer.parameters(), damping=1.0)
+    optimizer = RegNewton(layer.parameters(), curvature="hessian")
     rows = torch.tensor([[0, 1], [1, 2], [1, 3]])
     optimizer.step(lambda: backward(layer(rows).prod(1).sin().square().sum()))
 

@@ -68,6 +68,7 @@ Gauss-Newton of a loss that is not a sum            curvature='gauss_newton' nee
 operations without a second derivative              second derivative
 a second derivative that is wrong (a warning)       is not the derivative of the gradient
 a gradient that is none (a warning)                 not the gradient of any function
+too few products for a fixed damping (a warning)    was not solved to cg_tol
 hooks on parameters (a warning)                     also acts on every product
 ==================================================  ======================================
 """
