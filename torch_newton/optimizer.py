@@ -231,6 +231,7 @@ class RegNewton(torch.optim.Optimizer):
             maximize=self.options.maximize,
             double_backward=twice,
             backward_calls=self._backward_calls,
+            once=self._once,
         )
         state = {param: dict(values) for param, values in self.state.items()}
         memory, said = self._memory, self._once.said
