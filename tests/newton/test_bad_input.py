@@ -448,6 +448,36 @@ def checkpointed(around: int, **options: Any) -> None:
     optimizer.step(closure)
 
 
+def without_zero_grad(**options: Any) -> None:
+    model = mlp(2, 4, 1)
+    optimizer = RegNewton(model.parameters(), **options)
+    for _ in range(3):
+        optimizer.step(lambda: backward(functional.mse_loss(model(randn(9, 2)), randn(9, 1))))
+
+
+def over_its_own_value(**options: Any) -> None:
+    model = mlp(2, 4, 1)
+    optimizer = RegNewton(model.parameters(), **options)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.mse_loss(model(randn(9, 2)), randn(9, 1))
+        return backward(loss / loss.detach())
+
+    for _ in range(3):
+        optimizer.step(closure)
+
+
+for _options in ({}, {"damping": 1.0}, {"preconditioner": None}):
+    case(f"no zero_grad {_options}", "call optimizer.zero_grad() in the closure", UserWarning)(
+        lambda options=_options: without_zero_grad(**options)
+    )
+for _options in ({}, {"curvature": "gauss_newton", "damping": 1.0}):
+    case(f"normalised {_options}", "divided by its own detached value", UserWarning)(
+        lambda options=_options: over_its_own_value(**options)
+    )
+
+
 def unsolved(**options: Any) -> None:
     x = p(5)
     x.data = randn(5)
@@ -529,11 +559,13 @@ def test_good_input_gives_no_warning() -> None:
             x = p()
             optimizer = RegNewton([x], lr=lr)
             for _ in range(3):
+                optimizer.zero_grad()
                 optimizer.step(lambda x=x: backward((x - 3).square().sum()))
         model = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.3), nn.BatchNorm1d(4), nn.Linear(4, 1))
         optimizer = RegNewton(model.parameters())
         data = randn(8, 2)
         for _ in range(3):
+            optimizer.zero_grad()
             optimizer.step(lambda: backward(functional.mse_loss(model(data), data[:, :1])))
 
 
@@ -545,6 +577,7 @@ def test_the_stochastic_warning_comes_once() -> None:
         optimizer.step(closure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        optimizer.zero_grad()
         optimizer.step(closure)
     copied = copy.deepcopy(optimizer.state_dict())
     resumed = RegNewton([s.x])

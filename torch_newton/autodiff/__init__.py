@@ -13,7 +13,6 @@ from .finite_difference import (
 )
 from .products import (
     NotTwiceDifferentiableError,
-    WrongHessianError,
     gauss_newton,
     gradient,
     gradient_and_hessian,
@@ -22,7 +21,7 @@ from .products import (
     jacobian_at,
     output_hessian,
 )
-from .verification import Asymmetry, Verdict, asymmetry, verify
+from .verification import Asymmetry, Verdict, WrongHessianError, asymmetry, verify
 
 __all__ = [
     "Asymmetry",

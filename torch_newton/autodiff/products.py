@@ -28,10 +28,6 @@ class NotTwiceDifferentiableError(RuntimeError):
     """The loss has a gradient, but the gradient cannot be differentiated again."""
 
 
-class WrongHessianError(NotTwiceDifferentiableError):
-    """Autograd gives a second derivative that is not the derivative of the gradient."""
-
-
 def gradient(loss: Tensor, params: Sequence[Tensor]) -> Tensor:
     """The gradient of L as one vector of P entries, without a graph of its own.
 
@@ -93,9 +89,8 @@ def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Ten
 def check_twice_differentiable(loss: Tensor, grads: Sequence[Tensor | None]) -> None:
     """Raise where the graph of the gradient ends at a backward pass that has no derivative.
 
-    Autograd cuts such a graph off, and would take a product over the rest of it for the whole. A
-    compiled function, if only its loss is compiled, may be cut off without a trace in that graph;
-    it is looked for in the graph of the loss itself.
+    Autograd cuts such a graph off, and would take a product over the rest of it for the whole;
+    after a compiled loss it leaves no trace, which is why the graph of the loss is searched, too.
 
     Raises:
         NotTwiceDifferentiableError: there is such a node.

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..linalg.flat import norm
 from ..linalg.operators import LinearOperator
 from .finite_difference import difference_length
+from .products import NotTwiceDifferentiableError
 
 Gradient = Callable[[Tensor], Tensor]
 
@@ -29,6 +30,10 @@ deviation of a difference is a third of the noise if truncation makes it, of the
 rounding does, and twice the noise if a single kink lies within the steps. Of 800 tests of ordinary
 networks (ReLU, max-pooling, dropout and batch normalisation among them; 64 to 20,000 samples, both
 precisions, autocast) none came nearer than twice the noise, and none is flagged."""
+
+
+class WrongHessianError(NotTwiceDifferentiableError):
+    """Autograd gives a second derivative that is not the derivative of the gradient."""
 
 
 class Verdict(enum.Enum):

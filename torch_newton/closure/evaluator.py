@@ -36,7 +36,7 @@ class Evaluator:
         maximize: whether to take the loss with the opposite sign.
         double_backward: whether the graph should be one that can be differentiated twice.
         backward_calls: counts the backward passes before the step; restored with the rest.
-        once: gives warnings.
+        once: gives warnings; a new one where none is given.
 
     Attributes:
         calls: evaluations so far.
@@ -44,6 +44,7 @@ class Evaluator:
         sign: 1, or -1 where the loss is maximized.
         ranks: the processes that share the step.
         snapshot: everything as it was before the step.
+        once: gives warnings.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Evaluator:
             self.ranks.examine if self.ranks.distributed else None,
         )
         self._double_backward = double_backward
-        self._once = Once() if once is None else once
+        self.once = Once() if once is None else once
         self._after = self._drawn = self.snapshot.random
 
     def signed(self, value: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ class Evaluator:
         except Exception as error:
             if at_start or within or is_fatal(error):
                 raise
-            self._once("exception", undefined(error), ClosureWarning)
+            self.once("exception", undefined(error), ClosureWarning)
             return None
 
     @contextmanager

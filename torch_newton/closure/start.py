@@ -13,13 +13,17 @@ from torch import Tensor
 from ..autodiff.nodes import kinds
 from ..linalg.flat import filled, flatten, unflatten
 from .accumulation import BackwardCalls
-from .capture import ClosureError, NonFiniteLossError
-from .distributed import Ranks
+from .capture import ClosureError, ClosureWarning, NonFiniteLossError
 from .evaluator import Evaluator
 from .surrogate import Surrogate
 
 Derivatives = Sequence[Tensor | None]
 Differentiate = Callable[[Tensor, Sequence[Tensor]], Derivatives]
+
+FORGOTTEN = (
+    "the gradient of the last step is still in .grad when the closure calls loss.backward(), and "
+    "this step adds to it: call optimizer.zero_grad() in the closure"
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def start(
         RankError: the processes cannot take a common step.
     """
     params, ranks = evaluator.params, evaluator.ranks
-    passes = _BackwardPasses(params, ranks, evaluator.sign, differentiate, backward_calls)
+    passes = _BackwardPasses(evaluator, differentiate, backward_calls)
     before = [_version(param.grad) for param in params]
     with evaluator.reporting():
         captured = evaluator.capture_first(passes.add)
@@ -114,16 +118,15 @@ class _BackwardPasses:
 
     def __init__(
         self,
-        params: Sequence[Tensor],
-        ranks: Ranks,
-        sign: float,
+        evaluator: Evaluator,
         differentiate: Differentiate,
         backward_calls: BackwardCalls,
     ) -> None:
-        self.derivatives: list[Tensor | None] = [None] * len(params)
-        self.count = 0
-        self._params, self._ranks, self._sign = params, ranks, sign
+        self._params, self._ranks = evaluator.params, evaluator.ranks
+        self._sign, self._once = evaluator.sign, evaluator.once
         self._differentiate, self._backward_calls = differentiate, backward_calls
+        self.derivatives: list[Tensor | None] = [None] * len(self._params)
+        self.count = 0
         self._accumulating = False
         self._left: list[tuple[int, int] | None] = []
 
@@ -140,6 +143,8 @@ class _BackwardPasses:
             self._accumulating = any(_nonzero(param.grad) for param in self._params)
             if not self._accumulating:
                 self._backward_calls.clear()
+            elif self._backward_calls.forgotten(self._params):
+                self._once("zero_grad", FORGOTTEN, ClosureWarning)
         self.count += 1
         self._accumulate(found)
         self._left = self._versions()

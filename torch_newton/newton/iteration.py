@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ..autodiff.finite_difference import gradient_alone
 from ..autodiff.products import (
-    WrongHessianError,
     check_twice_differentiable,
     differentiable_gradient,
     plain_gradient,
 )
-from ..autodiff.verification import Verdict
+from ..autodiff.verification import Verdict, WrongHessianError
 from ..closure.accumulation import BackwardCalls
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
@@ -96,7 +95,7 @@ class Iteration:
         step, direction, known = self._search(system, systems[system], at, model)
         observe(_observation(at, model, scaling, step))
         self.evaluator.finish(direction, begin.grads)
-        backward_calls.clear()
+        backward_calls.leave(self.evaluator.params)
         if scaling is not None:
             scaling.keep(self.state)
         memory = self._record(step, known, at, systems, verified)

@@ -3,9 +3,9 @@
 Every input that it cannot work with is answered by one exception or warning that says what to
 do next. (``tests/newton/test_bad_input.py`` provokes each line of this table.)
 
-==================================================  ======================================
+==================================================  =========================================
 what is wrong                                       what it says
-==================================================  ======================================
+==================================================  =========================================
 ``lr`` negative or not finite                       lr must be finite and >= 0
 ``lr`` no number                                    lr must be a number
 ``lr`` a tensor of several elements                 Tensor lr must be 1-element
@@ -69,8 +69,10 @@ operations without a second derivative              second derivative
 a second derivative that is wrong (a warning)       is not the derivative of the gradient
 a gradient that is none (a warning)                 not the gradient of any function
 too few products for a fixed damping (a warning)    was not solved to cg_tol
+a closure without ``zero_grad`` (a warning)         call optimizer.zero_grad() in the closure
+a loss over its own detached value (a warning)      divided by its own detached value
 hooks on parameters (a warning)                     also acts on every product
-==================================================  ======================================
+==================================================  =========================================
 """
 
 from __future__ import annotations
