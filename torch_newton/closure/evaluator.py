@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import grad_mode
 
 from ..linalg.flat import flatten
 from ..warning import Once, warn
@@ -223,7 +224,10 @@ class Evaluator:
         snapshot.trial_buffers = Buffers()
         try:
             snapshot.point.move(direction)
-            with self.reporting(), snapshot.trial_buffers:
+            # A closure that clamps its parameters without effect makes autograd believe that the
+            # graph at the start is of other values; all are put back.
+            unchanged = grad_mode._unsafe_preserve_version_counter(tuple(self.params))
+            with self.reporting(), snapshot.trial_buffers, unchanged:
                 return evaluate()
         finally:
             snapshot.point.restore()

@@ -14,6 +14,7 @@ from ..closure.evaluator import Evaluator
 from ..closure.surrogate import Surrogate
 from ..curvature.base import Curvature
 from ..damping import Attempt, DampingContext, RetryingRule
+from ..linalg.flat import norm
 from ..step import Path, Step
 from .options import Options
 from .quadratic_model import Proposal, QuadraticModel
@@ -25,10 +26,9 @@ is smaller than that, and without the term every step would be refused or accept
 TIGHTEST = 1e-8
 """Relative residual of a solve under a fixed damping, whose steps are meant to be exact."""
 
-NOTABLE = 1e-3
-"""Predicted reduction, relative to the loss, that a change within rounding contradicts: in single
-precision it is a thousand times `ROUNDING`. Chosen by that; a loss that does change does so by
-about as much as is predicted for the larger lambdas of a search, if not for the first."""
+NOTABLE = 0.1
+"""Predicted reduction, relative to the loss, that a loss without any change contradicts: 25 times
+the resolution of bfloat16, the coarsest in which a loss is computed."""
 
 FLAT = (
     "the loss is the same at every point that the step tried, although its gradient is not zero: "
@@ -100,8 +100,12 @@ class TrustRegionSearch:
 
     def _warn_if_flat(self, tried: Sequence[Attempt], loss: float, epsilon: float) -> None:
         """Warn where no attempt changed the loss, and some one should have by far."""
-        unchanged = all(abs(a.loss - loss) <= ROUNDING * epsilon * abs(loss) for a in tried)
-        if unchanged and any(a.predicted > NOTABLE * abs(loss) for a in tried):
+        if any(not abs(a.loss - loss) <= ROUNDING * epsilon * abs(loss) for a in tried):
+            return
+        # At a minimum a step of less than half the digits of the parameters is of rounding.
+        least = math.sqrt(epsilon) * norm(self.evaluator.snapshot.point.vector)
+        notable = [a.direction for a in tried if a.predicted > NOTABLE * abs(loss) > 0]
+        if any(d is not None and norm(d) > least for d in notable):
             self.evaluator.once("flat", FLAT, ClosureWarning)
 
     def _tolerance(self, first_norm: float) -> float:
