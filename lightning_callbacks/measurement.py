@@ -10,6 +10,8 @@ from torch import Tensor
 from .point import Point
 from .quantities.base import Measured, Need, Numbers, Quantity
 
+OF_THE_HESSIAN = frozenset({Need.HESSIAN, Need.SPECTRUM, Need.EIGENVECTORS})
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -53,6 +55,8 @@ def _measured(quantity: Quantity, point: Point) -> Measured:
         return Measured(quantity.unknown())
     if Need.JACOBIAN in needs and point.jacobian is None:
         return Measured({})
+    if needs & OF_THE_HESSIAN and not point.symmetric:
+        return Measured(quantity.unknown())
     if needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None:
         return Measured(quantity.unknown())
     return quantity.compute(point)

@@ -65,7 +65,7 @@ def point_of_step(
         seen: the step.
         damping: lambda where the user gave it, in place of the step's.
         settings: how closely to look.
-        warn: called where the loss shows no outputs.
+        warn: called where the loss shows no outputs, or H is not symmetric.
     """
     H: LinearOperator = (
         hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
@@ -84,6 +84,7 @@ def point_of_step(
         damping=seen.step.damping if damping is None else damping,
         settings=settings,
         read_jacobian=lambda: jacobian_in(seen.loss, list(seen.params), warn, known),
+        warn=warn,
         scaling=seen.scaling if damping is None else None,
         gram=gram,
         step=seen.step,

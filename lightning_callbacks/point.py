@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_newton import KernelSpectrum, LinearOperator, Step, kernel_spectrum
+from torch_newton.autodiff.verification import Asymmetry, asymmetry
 
 from .jacobian import Rows, in_scaled_variables
 from .spectrum import Spectrum, hessian_spectrum, hessian_trace
@@ -47,6 +48,7 @@ class Point:
         damping: lambda, absolute.
         settings: how closely to look.
         read_jacobian: returns the Jacobian of the outputs, None where there are none.
+        warn: called where H is not symmetric.
         scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
         gram: the smaller Gram matrix of the weighted Jacobian, where a step has formed it.
         step: the last step of `RegNewton`, where that is the optimizer.
@@ -59,6 +61,7 @@ class Point:
     damping: float
     settings: Settings
     read_jacobian: Callable[[], Rows | None]
+    warn: Callable[[str], None]
     scaling: Tensor | None = None
     gram: Tensor | None = None
     step: Step | None = None
@@ -72,6 +75,24 @@ class Point:
     def finite(self) -> bool:
         """Whether the gradient is finite."""
         return bool(torch.isfinite(self.gradient).all())
+
+    @cached_property
+    def asymmetry(self) -> Asymmetry:
+        """How far H is from symmetric: two products, and a third where they differ."""
+        return asymmetry(self.H)
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether H is symmetric to rounding; if not, it has no eigenvalues to speak of."""
+        if not self.asymmetry.explained:
+            self.warn(
+                "the second derivative that autograd computes of this loss is not symmetric "
+                f"(|H - H^T| is about {self.asymmetry.size:.1e}), and what depends on it is logged "
+                "as NaN. Some backward passes have a wrong derivative: that of PyTorch's fused "
+                "weight_norm, embeddings with scale_grad_by_freq, and functions of your own, which "
+                "torch.autograd.gradgradcheck tests"
+            )
+        return self.asymmetry.explained
 
     @property
     def formed(self) -> bool:
@@ -87,6 +108,7 @@ class Point:
             exact_up_to=self.settings.exact_up_to,
             products=self.settings.max_products,
             vectors=self.settings.eigenvectors,
+            asymmetry=self.asymmetry.size,
         )
 
     @cached_property

@@ -63,6 +63,7 @@ class Probe:
             damping=self._damping(gradient, H, params, optimizers),
             settings=settings,
             read_jacobian=lambda: self._jacobian(trainer, module, loss, params),
+            warn=self._warn,
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
         )

@@ -81,8 +81,10 @@ def _damped_by_lambda_d(
     H, shift = point.H, point.damping / scaling.square()
     if spectrum.matrix is None:
         D = LinearOperator(H.shape, shift.mul, shift.mul, H.dtype, H.device)
-        found = lanczos_extremes(H + D, point.epsilon, point.settings.max_products)
+        found = lanczos_extremes(
+            H + D, point.epsilon, point.settings.max_products, point.asymmetry.size
+        )
         return (UNKNOWN, math.inf) if found is None else found
     values = torch.linalg.eigvalsh(spectrum.matrix + torch.diag(shift.double()))
-    rounding = rounding_of(values, point.epsilon)
+    rounding = max(rounding_of(values, point.epsilon), point.asymmetry.size)
     return dense_extremes(values, rounding), rounding

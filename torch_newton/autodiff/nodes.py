@@ -8,6 +8,7 @@ holds unknown nodes is reported as not recognised, which costs speed and never c
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,16 @@ def reachable(roots: Sequence[Node]) -> set[Node]:
                 seen.add(edge.node)
                 stack.append(edge.node)
     return seen
+
+
+def kinds(roots: Sequence[Node]) -> Counter[str]:
+    """How many nodes of each name there are behind `roots`, themselves included."""
+    return Counter(node.name() for node in reachable(roots))
+
+
+def is_custom(node: Node) -> bool:
+    """Whether the node belongs to a ``torch.autograd.Function`` that is written in Python."""
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
 def largest_gradient(roots: Sequence[Node]) -> int:

@@ -12,12 +12,15 @@ that a step decides by is such a mean, and so every rank takes the same step.
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
@@ -62,7 +65,7 @@ class Ranks:
         if isinstance(module, DistributedDataParallel):
             self._called_ddp, self._group = True, module.process_group
             self.synchronised = bool(module.require_backward_grad_sync)
-            if getattr(getattr(module, "_join_config", None), "enable", False):
+            if _under_join(module):
                 raise RankError(
                     "RegNewton cannot step under DistributedDataParallel.join(), where ranks "
                     "run out of batches one by one: give every rank the same number of batches"
@@ -227,6 +230,25 @@ def _filled(part: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> T
     if part is not None:
         full[:, : part.shape[1]] = part
     return full
+
+
+_ended: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+"""Of modules that once ran under ``join()`` the configuration of one that has ended."""
+
+
+def _under_join(module: nn.Module) -> bool:
+    """Whether the module is called within ``with module.join():``.
+
+    The module itself keeps the configuration when the block ends, but nobody keeps the context:
+    where there is none left, the block has ended.
+    """
+    config = getattr(module, "_join_config", None)
+    if not getattr(config, "enable", False) or _ended.get(module) is config:
+        return False
+    if any(issubclass(type(found), Join) for found in gc.get_objects()):
+        return True
+    _ended[module] = config
+    return False
 
 
 def _sharded(kind: type) -> str | None:

@@ -14,6 +14,7 @@ from ..autodiff.products import (
     differentiable_gradient,
     hessian_from_gradient,
 )
+from ..autodiff.verification import Verdict, verify
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start
@@ -71,6 +72,20 @@ class Linearization:
             return self.space.gauss_newton()
         return self._over_processes(self._own_gauss_newton())
 
+    def verdict(self) -> Verdict:
+        """What a test of the exact Hessian against gradients says, the same on every process.
+
+        Its evaluations of the closure are counted apart: no decision of a step should depend on
+        whether a test was due.
+        """
+        ranks, evaluator = self.evaluator.ranks, self.evaluator
+        with evaluator.testing():
+            return verify(
+                ranks.averaged(self._own_hessian()),
+                lambda direction: ranks.mean(evaluator.gradient_at(direction)),
+                evaluator.params,
+            )
+
     def _over_processes(self, A: LinearOperator) -> LinearOperator:
         return self.start.surrogate.curvature(self.evaluator.ranks.averaged(A))
 
@@ -81,7 +96,7 @@ class Linearization:
         derivatives: Sequence[Tensor | None] = self.start.derivatives
         if not any(found is not None and found.requires_grad for found in derivatives):
             derivatives = differentiable_gradient(self.start.graph, params)
-            check_twice_differentiable(derivatives)
+            check_twice_differentiable(self.start.graph, derivatives)
         return hessian_from_gradient(derivatives, params)
 
     def _own_gauss_newton(self) -> LinearOperator:

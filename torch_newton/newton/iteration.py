@@ -16,6 +16,7 @@ from ..autodiff.products import (
     differentiable_gradient,
     plain_gradient,
 )
+from ..autodiff.verification import Verdict, WrongHessianError
 from ..closure.accumulation import BackwardCalls
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
@@ -26,11 +27,13 @@ from ..damping import DampingContext, width
 from ..linalg.solution import Stop
 from ..preconditioners.scaling import Scaling
 from ..step import CandidateSystem, Step
+from ..warning import Once
 from .memory import Memory, SystemMemory
 from .observation import Observation
 from .options import Options
 from .quadratic_model import QuadraticModel
 from .trust_region import TrustRegionSearch
+from .verification import Verified, kind_of, no_potential, wrong
 
 Systems = Mapping[CandidateSystem, Curvature]
 
@@ -63,6 +66,7 @@ class Iteration:
         state: of each parameter, where the scaling D is kept.
         lengths: the step in units of the solution, one number or P of them.
         twice: whether the graph is expected to be differentiable twice.
+        once: gives warnings.
     """
 
     evaluator: Evaluator
@@ -71,6 +75,7 @@ class Iteration:
     state: MutableMapping[Tensor, dict[str, Any]]
     lengths: float | Tensor
     twice: bool
+    once: Once
 
     def run(self, backward_calls: BackwardCalls, observe: Callable[[Observation], None]) -> Outcome:
         """Take the step.
@@ -84,15 +89,16 @@ class Iteration:
         at = self._linearize(begin)
         systems = self._possible(at)
         system = planned if planned in systems else self._select(systems)
+        verified = self._verified(at) if system.exact else self.memory.verified
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
         observe(_observation(at, model, scaling, step))
         self.evaluator.finish(direction, begin.grads)
-        backward_calls.clear()
+        backward_calls.leave(self.evaluator.params)
         if scaling is not None:
             scaling.keep(self.state)
-        memory = self._record(step, known, at, systems)
+        memory = self._record(step, known, at, systems, verified)
         return Outcome(self._returned(begin), step, memory, model.underdetermined)
 
     def _plan(self) -> CandidateSystem:
@@ -115,7 +121,7 @@ class Iteration:
         begin = start(self.evaluator, differentiable_gradient if doubly else alone, backward_calls)
         known = self.memory.history.selections
         if doubly and not any(s.exact and s.name in known for s in self.options.systems):
-            check_twice_differentiable(begin.derivatives)
+            check_twice_differentiable(begin.graph, begin.derivatives)
         if self.memory.steps == 0:
             self.evaluator.check_repeatable(begin.loss)
         begin.check_finite()
@@ -151,6 +157,24 @@ class Iteration:
                 "the parameters than this one has: use scaling='auto' or None"
             )
         return possible
+
+    def _verified(self, at: Linearization) -> Verified:
+        """The memory of the tests of the Hessian, after one where it is due.
+
+        Raises:
+            WrongHessianError: the Hessian is wrong.
+        """
+        known = self.memory.verified
+        if not (self.twice and self.options.hvp == "auto"):
+            return known
+        graph = kind_of(at.start.graph)
+        if known.due(graph):
+            verdict = at.verdict()
+            if verdict is Verdict.WRONG:
+                raise WrongHessianError(wrong(at.start.graph))
+            if verdict is Verdict.NO_POTENTIAL:
+                self.once("no potential", no_potential(at.start.graph))
+        return known.after(graph)
 
     def _scaling(self, at: Linearization) -> Scaling | None:
         """D of the Jacobian at hand, not smaller than it has been."""
@@ -230,13 +254,19 @@ class Iteration:
         )
 
     def _record(
-        self, step: Step, known: SystemMemory, at: Linearization, systems: Systems
+        self,
+        step: Step,
+        known: SystemMemory,
+        at: Linearization,
+        systems: Systems,
+        verified: Verified,
     ) -> Memory:
         """The memory after the step."""
         history, curvature = self.memory.history, systems[step.system]
         if step.attempts > 0:
             # Evaluations made, 2 for the gradient and the Jacobian, and the products.
-            cost = step.closure_calls + 2.0 + curvature.product_cost(at) * step.products
+            calls = step.closure_calls - self.evaluator.tests
+            cost = calls + 2.0 + curvature.product_cost(at) * step.products
             costs = {system: c.expected_cost for system, c in systems.items()}
             history = history.after(step, cost, costs)
         first = self.memory.first_loss
@@ -248,6 +278,7 @@ class Iteration:
             available=tuple(system.name for system in systems),
             history=history,
             finite_difference=self.memory.finite_difference,
+            verified=verified,
         )
 
     def _returned(self, begin: Start) -> Any:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..closure.capture import ClosureWarning
 from ..closure.evaluator import Evaluator
 from ..closure.surrogate import Surrogate
 from ..curvature.base import Curvature
 from ..damping import Attempt, DampingContext, RetryingRule
+from ..linalg.flat import norm
 from ..step import Path, Step
 from .options import Options
 from .quadratic_model import Proposal, QuadraticModel
@@ -22,6 +25,16 @@ is smaller than that, and without the term every step would be refused or accept
 
 TIGHTEST = 1e-8
 """Relative residual of a solve under a fixed damping, whose steps are meant to be exact."""
+
+NOTABLE = 0.1
+"""Predicted reduction, relative to the loss, that a loss without any change contradicts: 25 times
+the resolution of bfloat16, the coarsest in which a loss is computed."""
+
+FLAT = (
+    "the loss is the same at every point that the step tried, although its gradient is not zero: "
+    "is it divided by its own detached value, or normalised otherwise? A step is judged by the "
+    "loss: minimise the loss itself, or its logarithm"
+)
 
 LOOSEST = 0.1
 """Relative residual of a solve far from the minimum, and the factor of the square root of the
@@ -62,11 +75,12 @@ class TrustRegionSearch:
         """
         rule, retrying = self.options.damping, self.options.retrying
         tol = self._tolerance(first_norm)
-        damping = _checked(rule(last, context))
+        damping, tried = _checked(rule(last, context)), list[Attempt]()
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             proposal = self._solve(damping, tol)
             attempt, graph = self._try(number, damping, proposal, step.loss, context)
             accepted = _accepts(retrying, attempt)
+            tried.append(attempt)
             corrected = None if accepted else self._correction(proposal, attempt, graph)
             graph = None  # frees its memory for the next evaluation
             if corrected is not None:
@@ -75,12 +89,24 @@ class TrustRegionSearch:
                     accepted, attempt = True, again
             step = self._recorded(step, damping, proposal, attempt, accepted)
             if accepted and attempt.direction is not None:
+                self._warn_if_flat(tried, step.loss, context.epsilon)
                 length = float(torch.linalg.vector_norm(attempt.direction))
                 return replace(step, step_length=length), attempt.direction
             if retrying is not None:
                 damping = _checked(retrying.retry(damping, attempt, context))
+        self._warn_if_flat(tried, step.loss, context.epsilon)
         # What the last attempt taught is kept for the next step.
         return replace(step, damping=damping), None
+
+    def _warn_if_flat(self, tried: Sequence[Attempt], loss: float, epsilon: float) -> None:
+        """Warn where no attempt changed the loss, and some one should have by far."""
+        if any(not abs(a.loss - loss) <= ROUNDING * epsilon * abs(loss) for a in tried):
+            return
+        # At a minimum a step of less than half the digits of the parameters is of rounding.
+        least = math.sqrt(epsilon) * norm(self.evaluator.snapshot.point.vector)
+        notable = [a.direction for a in tried if a.predicted > NOTABLE * abs(loss) > 0]
+        if any(d is not None and norm(d) > least for d in notable):
+            self.evaluator.once("flat", FLAT, ClosureWarning)
 
     def _tolerance(self, first_norm: float) -> float:
         """The relative residual at which a solve ends."""
