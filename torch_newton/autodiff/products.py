@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, Node
 
 from ..linalg.flat import filled, flatten, unflatten
 from ..linalg.operators import LinearOperator, symmetric
@@ -64,7 +64,7 @@ def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor
     """The gradient and the Hessian of one loss, which share one backward pass."""
     params = list(params)
     grads = differentiable_gradient(loss, params)
-    check_twice_differentiable(loss, grads)
+    check_twice_differentiable(nodes_of(loss), grads)
     return flatten(filled(grads, params)).detach(), hessian_from_gradient(grads, params)
 
 
@@ -84,11 +84,15 @@ def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Ten
         raise _explained(error) from error
 
 
-def check_twice_differentiable(loss: Tensor, grads: Sequence[Tensor | None]) -> None:
-    """Raise where the graph of the gradient ends at a backward pass that has no derivative.
+def check_twice_differentiable(outputs: Sequence[Node], grads: Sequence[Tensor | None]) -> None:
+    """Raise where the graph of a gradient ends at a backward pass that has no derivative.
 
     Autograd cuts such a graph off, and would take a product over the rest of it for the whole.
-    A compiled loss leaves no trace there, but in its own graph.
+    A compiled function leaves no trace there, but in the graph of what was differentiated.
+
+    Args:
+        outputs: the nodes of what was differentiated.
+        grads: its derivatives, with their graph.
 
     Raises:
         NotTwiceDifferentiableError: there is such a node.
@@ -99,12 +103,16 @@ def check_twice_differentiable(loss: Tensor, grads: Sequence[Tensor | None]) -> 
             "an operation of the model is marked as differentiable once only (once_differentiable)"
             ": replace it by one whose backward pass autograd can differentiate."
         )
-    forward = [] if loss.grad_fn is None else [loss.grad_fn]
-    if any(name.startswith(COMPILED) for name in kinds(forward)):
+    if any(name.startswith(COMPILED) for name in kinds(list(outputs))):
         raise NotTwiceDifferentiableError(
             "a compiled function cannot be differentiated twice: call the model as it was before "
             "torch.compile (model._orig_mod holds it), and a function likewise."
         )
+
+
+def nodes_of(loss: Tensor) -> list[Node]:
+    """The node of a loss, none where it has no graph."""
+    return [] if loss.grad_fn is None else [loss.grad_fn]
 
 
 def hessian_from_gradient(

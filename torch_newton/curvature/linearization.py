@@ -13,6 +13,7 @@ from ..autodiff.products import (
     check_twice_differentiable,
     differentiable_gradient,
     hessian_from_gradient,
+    nodes_of,
 )
 from ..autodiff.verification import Verdict, verify
 from ..closure.capture import ClosureError
@@ -96,7 +97,7 @@ class Linearization:
         derivatives: Sequence[Tensor | None] = self.start.derivatives
         if not any(found is not None and found.requires_grad for found in derivatives):
             derivatives = differentiable_gradient(self.start.graph, params)
-            check_twice_differentiable(self.start.graph, derivatives)
+            check_twice_differentiable(nodes_of(self.start.graph), derivatives)
         return hessian_from_gradient(derivatives, params)
 
     def _own_gauss_newton(self) -> LinearOperator:

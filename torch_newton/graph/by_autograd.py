@@ -39,7 +39,7 @@ def columns(request: Request, wanted: Collection[int]) -> Found:
             create_graph=True,
             allow_unused=True,
         )
-        check_twice_differentiable(gradients)
+        check_twice_differentiable([term.z.node for term in request.terms], gradients)
         found = {
             i: _derivative(gradient, us)
             for i, gradient in zip(chosen, gradients, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from ..autodiff.finite_difference import gradient_alone
 from ..autodiff.products import (
     check_twice_differentiable,
     differentiable_gradient,
+    nodes_of,
     plain_gradient,
 )
 from ..autodiff.verification import Verdict, WrongHessianError
 from ..closure.accumulation import BackwardCalls
-from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start, start
 from ..curvature.base import Curvature
@@ -32,10 +32,9 @@ from .memory import Memory, SystemMemory
 from .observation import Observation
 from .options import Options
 from .quadratic_model import QuadraticModel
+from .selection import Systems, plan, possible, select
 from .trust_region import TrustRegionSearch
 from .verification import Verified, kind_of, no_potential, wrong
-
-Systems = Mapping[CandidateSystem, Curvature]
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,11 @@ class Iteration:
             backward_calls: counts the backward passes before the step.
             observe: called with what the step knows, before the parameters move.
         """
-        planned = self._plan()
+        planned = plan(self.options, self.memory)
         begin = self._start(planned, backward_calls)
         at = self._linearize(begin)
-        systems = self._possible(at)
-        system = planned if planned in systems else self._select(systems)
+        systems = possible(self.options, at)
+        system = planned if planned in systems else select(self.memory, systems)
         verified = self._verified(at) if system.exact else self.memory.verified
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
@@ -101,19 +100,6 @@ class Iteration:
         memory = self._record(step, known, at, systems, verified)
         return Outcome(self._returned(begin), step, memory, model.underdetermined)
 
-    def _plan(self) -> CandidateSystem:
-        """The system that this step is expected to solve: it decides what the first gradient
-        must be good for.
-        """
-        known, systems = self.memory.available, self.options.systems
-        if known is not None:
-            systems = {s: c for s, c in systems.items() if s.name in known} or systems
-        return self._select(systems)
-
-    def _select(self, systems: Systems) -> CandidateSystem:
-        costs = {system: curvature.expected_cost for system, curvature in systems.items()}
-        return self.memory.history.select(costs)
-
     def _start(self, planned: CandidateSystem, backward_calls: BackwardCalls) -> Start:
         """The first evaluation; the gradient has a graph where products will need it."""
         doubly = planned.exact and self.twice
@@ -121,7 +107,7 @@ class Iteration:
         begin = start(self.evaluator, differentiable_gradient if doubly else alone, backward_calls)
         known = self.memory.history.selections
         if doubly and not any(s.exact and s.name in known for s in self.options.systems):
-            check_twice_differentiable(begin.graph, begin.derivatives)
+            check_twice_differentiable(nodes_of(begin.graph), begin.derivatives)
         if self.memory.steps == 0:
             self.evaluator.check_repeatable(begin.loss)
         begin.check_finite()
@@ -136,27 +122,6 @@ class Iteration:
             twice=self.twice,
             checked=self.twice and self.options.hvp == "auto",
         )
-
-    def _possible(self, at: Linearization) -> Systems:
-        """The candidate systems that this loss can be solved with.
-
-        Raises:
-            ClosureError: there is none.
-        """
-        available = [c for c in self.options.curvatures if c.available(at)]
-        if not available:
-            raise ClosureError(self.options.curvatures[0].missing(at))
-        possible = {
-            system: curvature
-            for system, curvature in self.options.systems.items()
-            if curvature in available and (at.space is not None or not system.scaled)
-        }
-        if not possible:
-            raise ClosureError(
-                "scaling='jacobian' needs a loss whose rows can be read, and fewer of them or of "
-                "the parameters than this one has: use scaling='auto' or None"
-            )
-        return possible
 
     def _verified(self, at: Linearization) -> Verified:
         """The memory of the tests of the Hessian, after one where it is due.
