@@ -88,7 +88,7 @@ def chain(layers: Layers, x: Tensor) -> Callable[[list[Tensor]], Tensor]:
     def outputs(weights: list[Tensor]) -> Tensor:
         hidden = x
         for (readable, _), weight in zip(layers, weights, strict=True):
-            hidden = torch.tanh(hidden @ (weight if readable else Cubed.apply(weight)))
+            hidden = torch.tanh(hidden @ weight if readable else Cubed.apply(hidden, weight.T))
         return hidden.sum(1)
 
     return outputs
@@ -156,7 +156,7 @@ def test_a_kernel_has_the_columns_of_all_parameters(use: Use, rows: int) -> None
 def test_a_kernel_of_several_classes_has_the_columns_of_all_parameters() -> None:
     w = randn(3, 30).requires_grad_()
     x, labels = randn(7, 3), torch.arange(7) % 3
-    z = (x @ Cubed.apply(w)).tanh().reshape(7, 3, 10).sum(2)
+    z = Cubed.apply(x, w.T).tanh().reshape(7, 3, 10).sum(2)
     found, _ = rows_of_loss(F.cross_entropy(z, labels), [w])
     assert found is not None
     G = find_residuals(F.cross_entropy(z, labels)).gauss_newton([w]).dense()

@@ -31,6 +31,8 @@ class Rung(enum.Enum):
 
     BLOCKS = "off the graph, by one backward pass for each output of a sample"
     SEARCHED = "off the graph, the sample of each row found by two further backward passes"
+    ACROSS = "off the graph, with samples along the other dimensions of z than the first"
+    COMPOSED = "off the graph, by way of a tensor that is computed from parameters alone"
     COLUMNS = "a column at a time, each the derivative of one entry of J^T u in u"
     ROWS = "a row at a time, by one batched backward pass"
     NONE = "not at all: the Jacobian leaves the parameter out"
