@@ -20,6 +20,7 @@ from torch_newton.graph.by_autograd import MAX_COLUMNWISE
 from torch_newton.graph.guard import UnreadableGraphWarning
 from torch_newton.graph.ladder import LADDER, read_jacobian
 from torch_newton.graph.loss_curvature import output_hessian_root
+from torch_newton.graph.per_sample import MAX_COLUMNS
 from torch_newton.graph.readers import READERS
 from torch_newton.graph.reading import MAX_ROWWISE, Reading, Request, Rung
 from torch_newton.graph.residuals import read_residuals
@@ -132,8 +133,8 @@ def test_exactly_the_layers_that_can_be_read_are_read(layers: Layers, rows: int,
 
 
 def test_more_outputs_than_passes_are_worth_are_not_read_off_the_graph() -> None:
-    w = randn(3, 40).requires_grad_()
-    reading = read((randn(4, 3) @ w).tanh().square().sum(), [w])
+    w = randn(3, MAX_COLUMNS + 8).requires_grad_()
+    reading = read((randn(1, 3) @ w).tanh().square().sum(), [w])
     assert reading.rungs == (Rung.ROWS,)
     assert "outputs a sample" in reading.obstacles[0]
 

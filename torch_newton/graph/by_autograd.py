@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from ..autodiff.batched import ENTRIES, OTHER_ENTRIES
 from ..autodiff.nodes import largest_gradient
 from ..autodiff.products import check_twice_differentiable
 from ..linalg.factor import Factor
 from .assembly import Part
 from .reading import Found, Request
-from .use import MAX_ENTRIES
 
 MAX_COLUMNWISE = 64
 """Entries of parameters up to which their columns are taken one at a time. Each takes a backward
@@ -92,8 +92,9 @@ def rows(request: Request, wanted: Collection[int]) -> Found:
 def _in_batches(
     z: GradientEdge, params: Sequence[Tensor], units: Tensor
 ) -> Sequence[Tensor | None]:
-    """`batched_gradients`, for as many rows at a time as memory allows."""
-    step = max(1, MAX_ENTRIES // max(1, largest_gradient([z.node])))
+    """`batched_gradients`, for as many rows at a time as a cache or the memory holds."""
+    entries = ENTRIES.get(units.device.type, OTHER_ENTRIES)
+    step = max(1, entries // max(1, largest_gradient([z.node])))
     batches = [batched_gradients([z], params, [part]) for part in torch.split(units, step)]
     if len(batches) == 1:
         return batches[0]

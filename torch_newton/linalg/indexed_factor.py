@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .factor import FORMED, Factor
 
-PAIR = 16
-r"""Cost of one multiplication in :math:`\langle v_i, v_j \rangle` over listed pairs of uses, which
-are gathered and scattered, in multiplications of one large matrix product. Measured on one core: 9
-to 24 for vectors of 8 to 64 entries."""
+PAIR = 300
+r"""Cost of one multiplication in :math:`\langle v_i, v_j \rangle` over listed pairs of uses, whose
+vectors are gathered and whose results are scattered, in multiplications of one large matrix
+product. Measured on one core: 190 to 350 for vectors of 8 to 64 entries, 640 for 4."""
 
 
 @dataclass(frozen=True, eq=False)
