@@ -189,6 +189,28 @@ def test_residuals_over_several_networks() -> None:
     check(z, [*u.parameters(), *k.parameters()])
 
 
+def test_a_value_and_its_derivative_by_forward_mode() -> None:
+    """The last weight is used with its entries in L by the one, and in R by the other."""
+    net = network(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
+    x = randn(9, 2)
+    value, derivative = torch.func.jvp(net, (x,), (torch.ones_like(x),))
+    check((value * derivative)[:, 0], net.parameters())
+
+
+def test_a_value_and_its_derivatives_by_vmap() -> None:
+    net = network(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
+    params = dict(net.named_parameters())
+
+    def value(x: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(net, params, (x[None],))[0, 0]
+        return result
+
+    x = randn(9, 2)
+    hessian = torch.func.vmap(torch.func.hessian(value))(x)
+    slope = torch.func.vmap(torch.func.jacfwd(value))(x)
+    check(hessian.diagonal(dim1=1, dim2=2).sum(1) + slope.sum(1), net.parameters())
+
+
 def test_a_coefficient_of_a_differential_equation() -> None:
     u = network(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
     conductivity = torch.tensor(0.3, requires_grad=True)

@@ -26,7 +26,7 @@ def joined(factors: Sequence[Factor]) -> Factor:
             )
         factors = [_plain(factor) for factor in factors]
         rights = [factor.right for factor in factors if factor.right is not None]
-        if len(rights) == len(factors):
+        if len(rights) == len(factors) and len(set(map(_widths, factors))) == 1:
             factor = Factor(torch.cat([f.left for f in factors], 1), torch.cat(rights, 1))
         elif rights:
             factor = _formed(torch.stack([f.dense() for f in factors]).sum(0))
@@ -39,6 +39,11 @@ def joined(factors: Sequence[Factor]) -> Factor:
 
 def _plain(factor: Factor) -> Factor:
     return factor.plain() if isinstance(factor, IndexedFactor) else factor
+
+
+def _widths(factor: Factor) -> tuple[int, int]:
+    """Entries of L and R in each use: those of a vector may be in either."""
+    return factor.left.shape[2], 0 if factor.right is None else factor.right.shape[2]
 
 
 def _formed(rows: Tensor) -> Factor:
@@ -76,7 +81,7 @@ def _stacked(
     if tables:
         column = [None if factor is None else _plain(factor) for factor in column]
         known = [factor for factor in column if factor is not None]
-    if len({factor.right is None for factor in known}) > 1:  # no form holds both kinds but rows
+    if len({_widths(factor) for factor in known}) > 1:  # no form holds both kinds but rows
         formed = [None if factor is None else factor.dense()[:, None] for factor in column]
         return Factor(_filled(formed, sizes), None)
     layers = tuple(0 if factor is None else factor.layer for factor in column)
