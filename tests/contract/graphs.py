@@ -41,7 +41,9 @@ NODES: dict[str, Callable[[], Tensor]] = {
     "DivBackward1": lambda: aten.div.Scalar(tensor(3), 2.0),
     "DotBackward0": lambda: torch.dot(tensor(3), constant(3)),
     "EmbeddingBackward0": lambda: F.embedding(labels(2), tensor(3, 4)),
+    "EmbeddingBagBackward0": lambda: F.embedding_bag(labels(2, 2), tensor(3, 4), mode="sum"),
     "ExpandBackward0": lambda: tensor(3).expand(2, 3),
+    "GatherBackward0": lambda: tensor(3, 4).gather(0, labels(2, 4)),
     "HuberLossBackward0": lambda: F.huber_loss(tensor(3), constant(3)),
     "IndexBackward0": lambda: tensor(3)[labels(2)],
     "IndexSelectBackward0": lambda: tensor(3).index_select(0, labels(2)),
@@ -55,6 +57,10 @@ NODES: dict[str, Callable[[], Tensor]] = {
     "MulBackward0": lambda: constant(2, 3) * tensor(3),
     "MulBackward1": lambda: aten.mul.Scalar(tensor(3), 2.0),
     "MvBackward0": lambda: constant(2, 3) @ tensor(3),
+    "NativeBatchNormBackward0": lambda: F.batch_norm(
+        constant(2, 3), constant(3), constant(3), tensor(3), tensor(3)
+    ),
+    "NativeGroupNormBackward0": lambda: F.group_norm(constant(2, 4), 2, tensor(4), tensor(4)),
     "NativeLayerNormBackward0": lambda: F.layer_norm(constant(2, 3), (3,), tensor(3), tensor(3)),
     "NegBackward0": lambda: -tensor(3),
     "NllLoss2DBackward0": lambda: F.nll_loss(tensor(2, 3, 4, 4), labels(2, 4, 4)),
@@ -62,6 +68,8 @@ NODES: dict[str, Callable[[], Tensor]] = {
     "NormBackward0": lambda: aten.norm.Scalar(tensor(3), 2),
     "PermuteBackward0": lambda: tensor(2, 3).permute(1, 0),
     "PowBackward0": lambda: tensor(3) ** 2,
+    "PreluKernelBackward0": lambda: F.prelu(constant(2, 3), tensor(3)),
+    "RepeatBackward0": lambda: tensor(3).repeat(2),
     "ReshapeAliasBackward0": lambda: aten._reshape_alias(tensor(2, 3), [6], [1]),
     "RsubBackward0": lambda: torch.rsub(tensor(3), constant(3)),
     "RsubBackward1": lambda: 1 - tensor(3),
@@ -80,6 +88,9 @@ NODES: dict[str, Callable[[], Tensor]] = {
     "TBackward0": lambda: tensor(2, 3).t(),
     "ToCopyBackward0": lambda: tensor(3).to(torch.float16),
     "TransposeBackward0": lambda: tensor(2, 3).mT,
+    "TrilinearBackward0": lambda: torch._trilinear(
+        constant(2, 3), tensor(5, 3, 4), constant(2, 4), [1, 3], [0], [1, 2], [2, 3]
+    ),
     "UnbindBackward0": lambda: tensor(2, 3).unbind()[0],
     "UnsafeViewBackward0": lambda: tensor(2, 3).t().reshape(6),
     "UnsqueezeBackward0": lambda: tensor(3).unsqueeze(0),

@@ -42,6 +42,11 @@ def saved(node: Node, name: str, default: Any = None) -> Any:
     return value if type(value) is Tensor else value.as_subclass(Tensor)
 
 
+def wrapped(number: int) -> int:
+    """A dimension as autograd saves it, with negative ones wrapped around 2**64."""
+    return number - 2**64 if number >= 2**63 else number
+
+
 def leaf(node: Node) -> Tensor | None:
     """The tensor that the node accumulates into, where it is the end of a path."""
     if node.name() != "torch::autograd::AccumulateGrad":
@@ -54,6 +59,31 @@ def output_shape(node: Node, number: int = 0) -> torch.Size | None:
     """The shape of what the operation returned; None where PyTorch does not say."""
     metadata = getattr(node, "_input_metadata", None)
     return None if metadata is None else torch.Size(metadata[number].shape)
+
+
+def output_dtype(node: Node, number: int = 0) -> torch.dtype | None:
+    """The number type of what the operation returned; None where PyTorch does not say."""
+    metadata = getattr(node, "_input_metadata", None)
+    if metadata is None:
+        return None
+    dtype: torch.dtype = metadata[number].dtype
+    return dtype
+
+
+def topological(roots: Sequence[Node]) -> list[Node]:
+    """All nodes behind `roots`, themselves included, each after all of its inputs."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(root, False) for root in roots]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(edge.node, False) for edge in inputs(node) if edge.node not in seen]
+    return order
 
 
 def reachable(roots: Sequence[Node]) -> set[Node]:

@@ -24,6 +24,7 @@ from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
+from ..linalg.indexed_factor import IndexedFactor
 from ..linalg.operators import LinearOperator, symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import MAX_ENTRIES, MAX_SIZE, FunctionSpace
@@ -196,6 +197,12 @@ class Ranks:
                 left = None if factor is None else factor.left
                 lefts[first] = self._rows(_filled(left, (jacobian.rows, uses, a), like), rows)
             right = None
+            if b < 0:
+                index = None if not isinstance(factor, IndexedFactor) else factor.index[:, :, None]
+                whole = _filled(index, (jacobian.rows, uses, 1), like.new_empty(0).long())
+                index = self._rows(whole, rows)[:, :, 0]
+                factors.append(IndexedFactor(lefts[first], None, index=index, number=-b))
+                continue
             if b > 0:
                 mine = None if factor is None else factor.right
                 right = self._rows(_filled(mine, (jacobian.rows, uses, b), like), rows)
@@ -217,10 +224,16 @@ class Ranks:
 
 
 def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
-    """Uses, columns of L, columns of R or 0, and the first parameter that has the same L."""
+    """Uses, columns of L and R, and the first parameter that has the same L.
+
+    In place of the columns of R there is 0 where there is no R, and minus the number of its rows
+    for a table.
+    """
     if factor is None:
         return [0] * 4
     right = 0 if factor.right is None else factor.right.shape[2]
+    if isinstance(factor, IndexedFactor):
+        right = -factor.number
     first = owner.setdefault(factor.layer, i)
     return [factor.left.shape[1], factor.left.shape[2], right, first]
 

@@ -38,6 +38,10 @@ class OutputHessianRoot:
         """C, the number of outputs of a sample."""
         return self.matrix.shape[1]
 
+    def transposed(self) -> OutputHessianRoot:
+        """Of a diagonal one that with samples and outputs exchanged."""
+        return OutputHessianRoot(self.matrix.T, self.inverse.T)
+
     def row(self, column: int) -> Tensor:
         """Of each sample's block of Q^{1/2} one row, M x C."""
         if self.matrix.ndim == 3:

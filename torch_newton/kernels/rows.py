@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ def _rank(root: OutputHessianRoot) -> int:
 
 def _scaled(jacobian: FactoredJacobian, scale: Tensor) -> FactoredJacobian:
     factors = [
-        None if factor is None else Factor(factor.left * scale[:, None, None], factor.right)
+        None if factor is None else replace(factor, left=factor.left * scale[:, None, None])
         for factor in jacobian.factors
     ]
     return FactoredJacobian(factors, jacobian.like, jacobian.rows)
