@@ -99,6 +99,11 @@ def _batch_norm(training: bool) -> Callable[[], Tensor]:
     return lambda: F.batch_norm(A, mean.clone(), var.clone(), tensor(3), tensor(3), training)
 
 
+def _dist() -> Tensor:
+    return torch.dist(tensor(3), constant(3) + 1)
+
+
+BOUND = "the square above this loss is not found, or is a wrong one"
 JACOBIAN = "per-sample Jacobians of "
 SCALED = "a scaled sum would be read as a plain one, caught only by the random check"
 BINARY = "a loss with negative weights would be taken for convex"
@@ -328,6 +333,38 @@ FIELDS = [
         "residuals.MEAN is another number: the curvature is off by the number of entries",
     ),
     Field("MseLossBackward0", "reduction", _mse("sum"), 2, "as for 'none'"),
+    Field("AbsBackward0", "self", lambda: tensor(3).abs(), constant(3), BOUND),
+    Field("DistBackward0", "self", _dist, constant(3), BOUND),
+    Field("DistBackward0", "other", _dist, constant(3) + 1, BOUND),
+    Field("DistBackward0", "p", _dist, 2, BOUND),
+    Field(
+        "LinalgVectorNormBackward0",
+        "dim",
+        lambda: tensor(2, 3).norm(dim=-1),
+        (WRAPPED - 1,),
+        BOUND,
+    ),
+    Field("LinalgVectorNormBackward0", "dim", lambda: tensor(3).norm(), None, BOUND),
+    Field("VarBackward0", "self", lambda: tensor(3).var(), constant(3), BOUND),
+    Field("VarBackward0", "dim", lambda: tensor(2, 3).var(-1), (WRAPPED - 1,), BOUND),
+    Field("VarBackward0", "dim", lambda: tensor(2, 3).var(), None, BOUND),
+    Field("VarBackward0", "correction", lambda: tensor(3).var(correction=2), 2, BOUND),
+    Field("VarBackward0", "correction", lambda: tensor(3).var(unbiased=False), 0, BOUND),
+    Field("StdBackward0", "result", lambda: tensor(3).std(), torch.tensor(1.0), BOUND),
+    Field(
+        "LogSoftmaxBackward0",
+        "result",
+        lambda: tensor(2, 3).log_softmax(-1),
+        A.log_softmax(1),
+        "a cross-entropy in single precision leaves function space where it is small",
+    ),
+    Field(
+        "LogSoftmaxBackward0",
+        "dim",
+        lambda: tensor(2, 3).log_softmax(-1),
+        WRAPPED - 1,
+        "a cross-entropy in single precision leaves function space where it is small",
+    ),
     Field("BinaryCrossEntropyWithLogitsBackward0", "weight", _bce, constant(3) + 1, BINARY),
     Field("BinaryCrossEntropyWithLogitsBackward0", "pos_weight", _bce, constant(3) + 2, BINARY),
     Field(

@@ -246,7 +246,7 @@ def test_an_error_on_the_way_back_from_a_loss_leaves_it_without_terms(
     def raising(*arguments: object) -> None:
         raise TypeError("float() argument must be a string")
 
-    monkeypatch.setattr("torch_newton.graph.residuals._terms", raising)
+    monkeypatch.setattr("torch_newton.graph.residuals._term", raising)
     loss = randn(3).requires_grad_().exp().square().mean()
     with pytest.raises(TypeError):
         find_residuals(loss)

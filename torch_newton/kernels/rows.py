@@ -218,6 +218,10 @@ def _mixed(J: Tensor, roots: Sequence[OutputHessianRoot]) -> Tensor:
 
 
 def _times(root: OutputHessianRoot, rows: Tensor) -> Tensor:
+    if root.shape is not None:
+        columns = rows.flatten(0, 1).unbind(1)
+        mixed = [root.apply(column.reshape(root.shape)).reshape(-1) for column in columns]
+        return torch.stack(mixed, 1).reshape(rows.shape)
     if root.matrix.ndim == 2:
         return rows * root.matrix[:, :, None]
     return torch.einsum("mcd,mdp->mcp", root.matrix, rows)

@@ -215,7 +215,7 @@ class Iteration:
             path=model.path,
             system=system,
             jacobian="NONE" if reading is None else reading.rung.name,
-            unread=() if reading is None else reading.unread(self.evaluator.params),
+            unread=at.unread,
         )
 
     def _record(
