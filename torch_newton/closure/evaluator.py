@@ -102,13 +102,21 @@ class Evaluator:
         """
 
         def evaluate() -> Tensor | None:
-            captured = self._captured(at_start=at_start)
+            captured = self._captured(self._leave_a_gradient, at_start=at_start)
             return None if captured is None else self.signed(captured.loss)
 
         graph = self._at(direction, evaluate)
         own = math.nan if graph is None else graph.item()
         value = self.ranks.agree(own, self.params[0])
         return value, graph if math.isfinite(value) else None
+
+    def _leave_a_gradient(self, loss: Tensor) -> None:
+        """In place of ``loss.backward()`` at a trial point: a closure that clips gradients by value
+        needs to find one, whatever it is. The end of the step puts the real ones in its place.
+        """
+        first = self.params[0]
+        if first.grad is None:
+            first.grad = torch.zeros_like(first)
 
     def gradient_at(self, direction: Tensor) -> Tensor:
         """The gradient of this process's loss at the start plus `direction`, P entries.

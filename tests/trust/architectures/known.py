@@ -19,10 +19,6 @@ KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
     "a variance is read as squares about its mean: a bound from above of its second derivative": {
         "direction": ("mean square, var",),
     },
-    "clip_grad_value_ raises where an evaluation without gradients leaves it nothing to clip": {
-        "descent": ("clipping by value",),
-        "direction": ("clipping by value",),
-    },
 }
 """By defect and check, the cases."""
 
