@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,23 +12,29 @@ from torch import Tensor
 
 from torch_newton import Observation
 
+from .allowance import RESERVE, Allowance
 from .batch import OfBatch
 from .budget import Budget
-from .compat import Callback
+from .compat import Callback, MisconfigurationException
 from .config import Arguments
-from .isolation import undisturbed
+from .failures import Failures
+from .isolation import SEED, undisturbed
 from .logs import mean_over_processes, publish, write
 from .measurement import Measurement, measure
 from .newton import optimizer_to_observe, point_of_step
 from .probe import Probe
 from .quantities.base import Numbers, Quantity
+from .quantities.table import QUANTITIES
 from .schedule import Schedule
-from .trainer import low_precision
+from .trainer import initialized, low_precision
 from .warn_once import WarnOnce
 
-SEED = 0
-"""Of the random numbers in a measurement. Any fixed one serves: with the same dropout mask every
-time, a difference between two measurements is one of the parameters."""
+MAX_PAUSE = 20.0
+"""Training steps that a measurement may take as long as, where `max_overhead` limits it at all:
+chosen so that a progress bar stands still for no longer than it takes to notice."""
+
+NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
+"""Numbers that cost nothing."""
 
 
 class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
@@ -178,12 +186,19 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         exact_up_to: int = 400,
         max_products: int = 100,
         figures: bool = True,
+        max_pause: float | str | None = "auto",
+        effort: str = "bounded",
+        strict: bool = False,
     ) -> None:
         super().__init__()
+        pause: Any = max_pause
+        if max_pause == "auto":
+            pause = None if max_overhead is None else MAX_PAUSE
         asked = [quantities] if isinstance(quantities, (str, Quantity)) else quantities
         self.arguments = Arguments(
             every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
             outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
+            pause, effort, strict,
         )  # fmt: skip
         self._forget()
 
@@ -191,6 +206,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self.latest: Numbers = {}
         self.spectra: dict[str, Tensor] = {}
         self._warn = WarnOnce()
+        self._failures = Failures(self.arguments.strict, self._warn)
+        self._off = False
+        self._too_dear: set[str] = set()
+        self._given_up: set[str] = set()
         self._probe = Probe(self.arguments, self._warn)
         self._schedule = Schedule(self.arguments)
         self._handle: Any = None
@@ -238,13 +257,18 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             return
         self._forget()
         self.arguments.check()
-        self.arguments.check_module(pl_module)
+        reason = self.arguments.without_loss(pl_module)
+        if reason is not None:
+            if self.arguments.strict:
+                raise MisconfigurationException(reason)
+            self._warn(f"nothing is measured: {reason}")
+            self._off = True
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """After resuming, publish what was measured last; watch RegNewton where that serves."""
         publish(trainer, self.latest)
         self._schedule.begin()
-        newton = optimizer_to_observe(trainer, self.arguments)
+        newton = None if self._off else optimizer_to_observe(trainer, self.arguments)
         if newton is not None:
             self._handle = newton.register_observer(lambda seen: self._observe(trainer, seen))
 
@@ -257,54 +281,105 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the first batch, and measure before the first step."""
-        if self._handle is not None:
+        """Keep the first batch, and measure before the first step where that is asked for."""
+        if self._handle is not None or self._off:
             return
-        self._probe.keep_first(batch)
-        if self.measured_at is None:
+        with self._budget.spending(), self._failures.noted("keeping the first batch"):
+            self._probe.keep_first(batch)
+        if self.measured_at is None and not self.arguments.bounded:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure where another `every_n_steps` optimizer steps are complete."""
-        if self._handle is None and self._schedule.due_at_step(trainer):
+        self._budget.step_ended()
+        if self._handle is None and not self._off and self._schedule.due_at_step(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
-        if self._schedule.due_after_epoch(trainer):
+        if not self._off and self._schedule.due_after_epoch(trainer):
             self._measure(trainer, pl_module)
 
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         """Measure on the probe, beside the training."""
+        if not initialized(pl_module):
+            return  # a lazy module gets its parameters from the first batch
         settings = self.arguments.settings(low_precision(trainer))
-        with self._budget.measuring():
+        quantities = self._quantities()
+        with self._clocked(trainer, pl_module.device) as allowance:
+            found = Measurement()
             with (
+                self._failures.noted("restoring the module"),
                 undisturbed(trainer, pl_module, SEED),
                 torch.inference_mode(False),
                 torch.enable_grad(),
             ):
-                point = self._probe.point(trainer, pl_module, settings)
-                found = Measurement()
-                if point is not None:
-                    found = measure(point, self.arguments.selected())
+                point, skipped = None, False
+                with self._failures.noted("evaluating the loss"):
+                    point = self._probe.point(trainer, pl_module, settings, allowance)
+                    skipped = point is None
+                if not skipped:
+                    found = measure(point, quantities, self._failures)
+            self._note_lacking(found)
             numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
-            self._log(trainer, Measurement(numbers, found.spectra))
+            self._log(trainer, Measurement(numbers, found.spectra, found.lacking))
 
     def _observe(self, trainer: Any, seen: Observation) -> None:
         """Measure a step of RegNewton, from what the step knows."""
         if not self._schedule.due_at_step(trainer):
             return
         settings = self.arguments.settings(low_precision(trainer))
-        with self._budget.measuring(), torch.enable_grad():
-            point = point_of_step(seen, self.arguments.damping, settings, self._warn)
-            self._log(trainer, measure(point, self.arguments.selected()))
+        with self._clocked(trainer, seen.params[0].device) as allowance, torch.enable_grad():
+            point = None
+            with self._failures.noted("reading RegNewton's step"):
+                damping, warn = self.arguments.damping, self._warn
+                point = point_of_step(seen, damping, settings, warn, allowance)
+            found = measure(point, self._quantities(), self._failures)
+            self._note_lacking(found)
+            self._log(trainer, found)
+
+    @contextmanager
+    def _clocked(self, trainer: Any, device: torch.device) -> Iterator[Allowance]:
+        """A block that is a measurement, and takes the time that it is allowed."""
+        with self._budget.measuring():
+            allowance = self._schedule.allowance(trainer, device)
+            began = allowance.now()
+            yield allowance
+        self._schedule.took(allowance.now() - began, reduced=allowance.reduced)
+
+    def _quantities(self) -> list[Quantity]:
+        return [q for q in self.arguments.selected() if q.name not in self._given_up]
+
+    def _note_lacking(self, found: Measurement) -> None:
+        """Give up a quantity of which the cheapest form takes longer than the longest pause."""
+        longest = self._budget.longest_pause
+        if longest is None:
+            return
+        evaluation = self._schedule.costs.of("gradient") or 0.0
+        for name, seconds in found.lacking.items():
+            if RESERVE * longest > evaluation + seconds:
+                self._too_dear.discard(name)
+            elif name not in self._too_dear:
+                self._too_dear.add(name)  # the first product is the slowest: once more
+            else:
+                self._given_up.add(name)
+                steps = (evaluation + seconds) / (self._budget.step_seconds or math.inf)
+                self._warn(
+                    f"{name!r} is not measured: it would take as long as {steps:.0f} training "
+                    f"steps, and max_pause={self.arguments.max_pause} allows fewer. Give a "
+                    "larger max_pause, or a smaller batch as probe=",
+                    f"too dear {name}",
+                )
 
     def _log(self, trainer: Any, found: Measurement) -> None:
+        if found.lacking and not set(found.numbers) - NEWTON:
+            return  # there was no time for any quantity, so that the next step is due
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures
         self._schedule.measured_at = trainer.global_step
         self.spectra = found.spectra
         self.latest = {prefix + key: value for key, value in found.numbers.items()}
-        publish(trainer, self.latest)
-        write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)
+        with self._failures.noted("logging"):
+            publish(trainer, self.latest)
+            write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_newton import Extremes, Fraction, LinearOperator
 from torch_newton.linalg.eigenvalue_signs import rounding_of
 
+from ..bounded import extremes_within
 from ..point import Point
 from ..spectrum import UNKNOWN, Spectrum, dense_extremes, lanczos_extremes
 from .base import Measured, Need, Numbers, Quantity
@@ -81,8 +82,13 @@ def _damped_by_lambda_d(
     H, shift = point.H, point.damping / scaling.square()
     if spectrum.matrix is None:
         D = LinearOperator(H.shape, shift.mul, shift.mul, H.dtype, H.device)
-        found = lanczos_extremes(H + D, point.epsilon, point.settings.max_products)
+        if point.allowance.unlimited:
+            found = lanczos_extremes(H + D, point.hessian_epsilon, point.settings.max_products)
+        else:
+            found = extremes_within(
+                H + D, point.hessian_epsilon, point.allowance, point.settings.max_products
+            )
         return (UNKNOWN, math.inf) if found is None else found
     values = torch.linalg.eigvalsh(spectrum.matrix + torch.diag(shift.double()))
-    rounding = rounding_of(values, point.epsilon)
+    rounding = rounding_of(values, point.hessian_epsilon)
     return dense_extremes(values, rounding), rounding

@@ -1,0 +1,161 @@
+"""The time that one measurement may take, handed out to what is computed in it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from torch_newton import LinearOperator
+
+RESERVE = 0.75
+"""The share of the time allowed that is planned with. The rest is for restoring the module and
+logging, and for products that take longer than those timed: on a shared machine with two busy
+cores, times of the same product differed by up to a third."""
+
+BLOCK = 16
+"""Columns of a matrix of which the time is taken, to learn what many products cost together."""
+
+
+class OutOfTimeError(RuntimeError):
+    """What is to be computed takes more time than is left.
+
+    Attributes:
+        needed: seconds that its cheapest useful form takes.
+    """
+
+    def __init__(self, needed: float) -> None:
+        super().__init__(f"this takes {needed:.3g} s, more than is left of what is allowed")
+        self.needed = needed
+
+
+class Costs:
+    """Seconds that things took when they were last done, by their names."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, float] = {}
+
+    def of(self, name: str) -> float | None:
+        """The last time, None where there is none."""
+        return self._known.get(name)
+
+    def put(self, name: str, seconds: float) -> None:
+        """A thing was done in so many seconds."""
+        self._known[name] = seconds
+
+
+class Allowance:
+    """The seconds that a measurement may take.
+
+    Args:
+        seconds: from now on; None for no limit, where everything is computed in full.
+        costs: what things took at earlier measurements.
+        device: that is waited for before the clock is read.
+        agree: several processes must take as many products each, since a layer may communicate in
+            its backward pass: this replaces each process's number by that of the first.
+
+    Attributes:
+        reduced: whether something was computed with less than full effort, or not at all.
+    """
+
+    def __init__(
+        self,
+        seconds: float | None = None,
+        costs: Costs | None = None,
+        device: torch.device | None = None,
+        agree: Callable[[float], float] | None = None,
+    ) -> None:
+        self.costs = Costs() if costs is None else costs
+        self.reduced = False
+        self._device = device
+        self._agree = agree
+        self._end = None if seconds is None else self.now() + RESERVE * seconds
+        self._until = self._end
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether everything is computed in full."""
+        return self._end is None
+
+    def now(self) -> float:
+        """The clock, after the device has done what it was given."""
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def begin(self, left: int) -> None:
+        """What follows may take an equal share of the rest, with `left` things to do in all."""
+        if self._end is not None:
+            now = self.now()
+            self._until = now + max(0.0, self._end - now) / left
+
+    def left(self) -> float:
+        """Seconds left of this share."""
+        if self._until is None:
+            return math.inf
+        seconds = max(0.0, self._until - self.now())
+        return seconds if self._agree is None else self._agree(seconds)
+
+    def affords(self, seconds: float) -> bool:
+        """Whether so many seconds are left of this share."""
+        return seconds <= self.left()
+
+    def require(self, seconds: float) -> None:
+        """Raise where even the rest of all shares is shorter.
+
+        Raises:
+            OutOfTimeError: it is.
+        """
+        if self._end is None:
+            return
+        rest = self._end - self.now()
+        if seconds > (rest if self._agree is None else self._agree(rest)):
+            self.reduced = True
+            raise OutOfTimeError(seconds)
+
+    def more(self, cost: float) -> bool:
+        """Whether another product of this cost ends in time.
+
+        Several processes do not look at their clocks here: each takes as many as were agreed.
+        """
+        return self._agree is not None or self.affords(cost)
+
+    def estimate(self, name: str, guess: float = 0.0) -> float:
+        """Seconds that a thing takes: as last time, or a guess."""
+        known = self.costs.of(name)
+        return guess if known is None else known
+
+    def timed(self, A: LinearOperator, name: str) -> LinearOperator:
+        """The same operator, which notes what a product with a vector takes."""
+
+        def product(
+            multiply: Callable[[torch.Tensor], torch.Tensor],
+        ) -> Callable[..., torch.Tensor]:
+            def timed(v: torch.Tensor) -> torch.Tensor:
+                start = self.now()
+                result = multiply(v)
+                self.costs.put(name, self.now() - start)
+                return result
+
+            return timed
+
+        return LinearOperator(
+            A.shape, product(A.matvec), product(A.rmatvec), A.dtype, A.device, A.matmat, A.rmatmat
+        )
+
+    def seconds_to_form(self, A: LinearOperator, product: float) -> float:
+        """An estimate of what all columns of A take, from the first `BLOCK` of them.
+
+        Args:
+            A: n x n.
+            product: seconds that one product takes alone.
+        """
+        n = A.shape[1]
+        if n <= BLOCK or not self.affords(BLOCK * product):
+            return n * product
+        block = torch.eye(n, BLOCK, dtype=A.dtype, device=A.device)
+        start = self.now()
+        A @ block
+        return (self.now() - start) * n / BLOCK

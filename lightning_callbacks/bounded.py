@@ -1,0 +1,168 @@
+"""The spectra that a limited time allows: by fewer Lanczos steps, with the bounds these leave."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from torch import Tensor
+
+from torch_newton import Eigenvalue, Extremes, KernelSpectrum, LinearOperator
+from torch_newton.linalg.density import density_of
+from torch_newton.linalg.eigenvalues import extremes_of
+from torch_newton.linalg.lanczos import Process
+
+from .allowance import Allowance
+from .spectrum import FAILURES, Spectrum, hessian_spectrum
+
+LEAST = 2
+"""Products for which a spectrum is worth its evaluation: one Lanczos step for each end of it."""
+
+TOLERANCE = 1e-6
+"""Of an extreme eigenvalue, relative to the largest, at which the process ends; that of
+`extreme_eigenvalues`."""
+
+DENSITY_PRODUCTS = 120
+"""Those that `negative_fraction` takes by default."""
+
+
+def spectrum_within(
+    H: LinearOperator,
+    epsilon: float,
+    allowance: Allowance,
+    *,
+    exact_up_to: int,
+    products: int,
+    vectors: bool,
+) -> Spectrum | None:
+    """The spectrum of H as `hessian_spectrum` gives it where there is time, or with fewer products.
+
+    With fewer, one Lanczos process from a Gaussian vector gives both the extremes and the share of
+    negative eigenvalues. Its bounds hold after any number of steps, and are the wider the fewer.
+
+    Args:
+        H: symmetric, P x P.
+        epsilon: unit of rounding of the arithmetic behind its products.
+        allowance: the time that there is.
+        exact_up_to: the largest P for which the matrix is formed.
+        products: Lanczos steps at most.
+        vectors: whether eigenvectors are wanted of a matrix that is formed.
+
+    Returns:
+        The spectrum, or None where H is not finite.
+
+    Raises:
+        OutOfTimeError: there is no time for `LEAST` products.
+    """
+    product = allowance.estimate("product")
+    allowance.require(LEAST * product)
+    if H.shape[0] <= exact_up_to:
+        whole = allowance.seconds_to_form(H, product) + seconds_to_diagonalise(H.shape[0])
+    else:
+        whole = (products + DENSITY_PRODUCTS) * product
+    if allowance.affords(whole):
+        return hessian_spectrum(
+            H, epsilon, exact_up_to=exact_up_to, products=products, vectors=vectors
+        )
+    allowance.reduced = True
+    try:
+        process = lanczos_within(H, "product", allowance, products)
+        if process is None:
+            return None
+        extremes, rounding = _rounded(extremes_of(process, TOLERANCE), epsilon)
+        share = density_of([process], [1.0]).below(0.0)
+        return Spectrum(extremes, share, rounding)
+    except FAILURES:
+        return None
+
+
+def extremes_within(
+    H: LinearOperator, epsilon: float, allowance: Allowance, products: int
+) -> tuple[Extremes, float] | None:
+    """The extreme eigenvalues of H, and their rounding; None where H is not finite.
+
+    The arguments and what is raised are those of `spectrum_within`.
+    """
+    allowance.require(LEAST * allowance.estimate("product"))
+    process = lanczos_within(H, "product", allowance, products)
+    return None if process is None else _rounded(extremes_of(process, TOLERANCE), epsilon)
+
+
+def kernel_within(
+    K: LinearOperator, start: Tensor, epsilon: float, allowance: Allowance, products: int
+) -> KernelSpectrum:
+    """The extreme eigenvalues of a kernel K, R x R, by as many products as there is time for.
+
+    Args:
+        K: symmetric and positive semidefinite; its products are noted as those of a kernel.
+        start: of the Lanczos process, in the range of K where not all of it is to be seen.
+        epsilon: unit of rounding of the arithmetic behind its products.
+        allowance: the time that there is.
+        products: Lanczos steps at most.
+
+    Raises:
+        OutOfTimeError: there is no time for `LEAST` products.
+    """
+    allowance.reduced = True
+    allowance.require(LEAST * allowance.estimate("kernel"))
+    process = lanczos_within(K, "kernel", allowance, products, start)
+    if process is None:
+        unknown = Eigenvalue(math.nan, math.inf, False)
+        return KernelSpectrum(unknown, unknown)
+    found, _ = _rounded(extremes_of(process, TOLERANCE), epsilon)
+    return KernelSpectrum(found.smallest, found.largest)
+
+
+def seconds_to_diagonalise(n: int) -> float:
+    """An estimate for n x n: 0.1 s at 1,024 on one core, and the cube of n elsewhere."""
+    return float(0.1 * (n / 1024) ** 3)
+
+
+def lanczos_within(
+    A: LinearOperator,
+    name: str,
+    allowance: Allowance,
+    products: int,
+    start: Tensor | None = None,
+) -> Process | None:
+    """Lanczos steps while there is time for another, and until both extremes have converged.
+
+    Returns:
+        The process; None where A is not finite.
+    """
+    cost = allowance.estimate(name)
+    count = products if cost == 0 else max(LEAST, min(products, int(allowance.left() / cost)))
+    process = Process(A, count, start, 0)
+    while not process.finished:
+        process.advance()
+        if not math.isfinite(process.residual):
+            return None
+        if process.steps < LEAST:
+            continue
+        # The timed product is the dearer part of a step, but not all of it.
+        if not allowance.more(1.2 * allowance.estimate(name)):
+            break
+        if process.steps % 5 == 0:  # as often as in extreme_eigenvalues, for the same reason
+            found = extremes_of(process, TOLERANCE)
+            if found.smallest.converged and found.largest.converged:
+                break
+    return process
+
+
+def _rounded(extremes: Extremes, epsilon: float) -> tuple[Extremes, float]:
+    """The same with k epsilon |A| after k products in the error bounds, and that number."""
+    norm = max(abs(extremes.smallest.value), abs(extremes.largest.value))
+    rounding = extremes.products * epsilon * norm
+    return (
+        Extremes(
+            _widened(extremes.smallest, rounding),
+            _widened(extremes.largest, rounding),
+            extremes.products,
+            extremes.lowest - rounding,
+        ),
+        rounding,
+    )
+
+
+def _widened(eigenvalue: Eigenvalue, rounding: float) -> Eigenvalue:
+    return replace(eigenvalue, error_bound=eigenvalue.error_bound + rounding)

@@ -1,0 +1,72 @@
+"""The tangent kernels at a point where there is no time to read the Jacobian."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from torch_newton import Eigenvalue, KernelSpectrum
+
+from .allowance import Allowance, OutOfTimeError
+from .bounded import kernel_within, seconds_to_diagonalise
+from .kernel_products import KernelProducts
+
+FLOPS = 1e10
+"""Operations a second that a matrix product is reckoned with: half of what two cores gave in
+double precision, since the factors of a Jacobian are often narrow."""
+
+
+class Where(Protocol):
+    """What of a point these kernels depend on."""
+
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def allowance(self) -> Allowance: ...
+    @property
+    def scaling(self) -> Tensor | None: ...
+    @property
+    def products(self) -> int: ...
+
+
+def seconds_to_read(K: KernelProducts, allowance: Allowance) -> float:
+    """An estimate of what reading the Jacobian and diagonalising its kernel take.
+
+    Reading takes a backward pass for each of the C outputs of a sample, up to twice over, and the
+    Gram matrix at most 2 R^2 P operations. What cannot be read is formed by a pass for each row,
+    which is refused when that turns out.
+    """
+    R, P = K.J.shape
+    passes = 2 * K.columns * allowance.estimate("gradient")
+    small = min(R, P)
+    return passes + 4 * R * small * P / FLOPS + 2 * seconds_to_diagonalise(small)
+
+
+def kernel_of_products(
+    K: KernelProducts | None, at: Where, *, weighted: bool
+) -> KernelSpectrum | None:
+    """The extreme eigenvalues of J J^T, or of Q^{1/2} J J^T Q^{1/2}, from products.
+
+    Raises:
+        OutOfTimeError: there is no time for them; or samples interact in the loss, and Q would
+            have to be formed.
+    """
+    if K is None:
+        return None
+    allowance, (R, P) = at.allowance, K.J.shape
+    allowance.require(2 * allowance.estimate("kernel", 4 * allowance.estimate("gradient")))
+    start = K.start()
+    if not weighted:
+        operator = K.plain()
+    elif K.roots is None and K.scale is None:
+        allowance.reduced = True
+        raise OutOfTimeError(R * allowance.estimate("gradient"))
+    else:
+        # Where a softmax does not see a direction of the logits, neither shall the kernel.
+        operator, start = K.weighted(at.scaling), K.weigh(start)
+    operator = allowance.timed(operator, "kernel")
+    found = kernel_within(operator, start, at.epsilon, allowance, at.products)
+    if R > P:  # there are more rows than parameters, so that some eigenvalues are zero
+        return KernelSpectrum(Eigenvalue(0.0, 0.0, True), found.largest)
+    return found
