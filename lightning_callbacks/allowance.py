@@ -58,6 +58,7 @@ class Allowance:
 
     Attributes:
         reduced: whether something was computed with less than full effort, or not at all.
+        lacking: the seconds that each quantity needs at least for which there was no time.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Allowance:
     ) -> None:
         self.costs = Costs() if costs is None else costs
         self.reduced = False
+        self.lacking: dict[str, float] = {}
         self._device = device
         self._agree = agree
         self._end = None if seconds is None else self.now() + RESERVE * seconds

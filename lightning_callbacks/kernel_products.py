@@ -1,7 +1,8 @@
 r"""The tangent kernels of a loss as products, for the time when its Jacobian cannot be had.
 
-A product with :math:`S J J^T S`, where :math:`S = Q^{1/2}`, is a backward pass and the derivative
-of one, however many rows there are.
+A product with :math:`J J^T` is a backward pass and the derivative of one, however many rows there
+are. With the output Hessian :math:`Q`, the eigenvalues of :math:`Q^{1/2} J J^T Q^{1/2}` other than
+zero are those of the Gauss-Newton matrix :math:`J^T Q J`, for which no square root is needed.
 """
 
 from __future__ import annotations
@@ -14,58 +15,50 @@ from torch import Tensor
 
 from torch_newton import LinearOperator, jacobian
 from torch_newton.autodiff.products import jacobian_at
-from torch_newton.graph.loss_curvature import OutputHessianRoot, output_hessian_root
-from torch_newton.graph.residuals import read_residuals
-from torch_newton.linalg.operators import symmetric
+from torch_newton.graph.residuals import Residuals, read_residuals
+from torch_newton.graph.terms import Term
+from torch_newton.linalg.operators import congruent
 
 
 @dataclass(frozen=True)
 class KernelProducts:
-    r"""J of the outputs of a loss, R x P, and :math:`Q^{1/2}`, as products.
+    """J of the outputs of a loss and their second derivative, as products.
 
     Attributes:
         J: R x P.
-        roots: of each term's Q; None where samples interact in the loss.
-        scale: c where Q = c^2 I throughout, None elsewhere.
+        Q: R x R; None where it is known to be a multiple of I.
+        scale: c where Q = c^2 I, None elsewhere.
         columns: C, the most outputs of a sample.
     """
 
     J: LinearOperator
-    roots: Sequence[OutputHessianRoot] | None
+    Q: LinearOperator | None
     scale: float | None
     columns: int
 
-    def plain(self) -> LinearOperator:
-        """J J^T, R x R."""
-        return self.J @ self.J.T
+    def kernel(self) -> tuple[LinearOperator, Tensor]:
+        """J J^T, R x R, and a vector to start the Lanczos process from."""
+        return self.J @ self.J.T, self._gaussian()
 
-    def weighted(self, scaling: Tensor | None = None) -> LinearOperator:
-        r""":math:`Q^{1/2} J D^{-1} J^T Q^{1/2}`, R x R.
+    def gauss_newton(self, scaling: Tensor | None) -> tuple[LinearOperator, Tensor]:
+        r"""J^T Q J, P x P, and a vector in its range.
+
+        The Lanczos process stays in the range, and sees no eigenvalue that only this form has.
 
         Args:
-            scaling: D^{-1/2}, P entries; I where none is given.
+            scaling: D^{-1/2}, P entries, for the matrix in the scaled variables.
         """
+        Q = self.Q
+        if Q is None:
+            assert self.scale is not None
+            G, weighed = self.scale**2 * (self.J.T @ self.J), self._gaussian()
+        else:
+            G, weighed = self.J.T @ Q @ self.J, Q @ self._gaussian()
+        start = self.J.rmatvec(weighed)
+        return (G, start) if scaling is None else (congruent(G, scaling), scaling * start)
 
-        def product(u: Tensor) -> Tensor:
-            v = self.J.rmatvec(self.weigh(u))
-            if scaling is not None:
-                v = scaling.square() * v
-            return self.weigh(self.J.matvec(v))
-
-        R = self.J.shape[0]
-        return symmetric(R, product, dtype=self.J.dtype, device=self.J.device)
-
-    def weigh(self, u: Tensor) -> Tensor:
-        """Q^{1/2} u, R entries."""
-        if self.scale is not None:
-            return self.scale * u
-        assert self.roots is not None  # who asks for it has looked
-        pieces = torch.split(u, [root.rows * root.columns for root in self.roots])
-        pairs = zip(self.roots, pieces, strict=True)
-        return torch.cat([r.apply(p.view(r.rows, r.columns)).reshape(-1) for r, p in pairs])
-
-    def start(self) -> Tensor:
-        """A Gaussian vector of R entries, from a generator of its own."""
+    def _gaussian(self) -> Tensor:
+        """R random numbers from a generator of their own."""
         random = torch.Generator().manual_seed(0)
         v = torch.randn(self.J.shape[0], generator=random, dtype=torch.float64)
         return v.to(self.J.device, self.J.dtype)
@@ -77,17 +70,10 @@ def products_of_loss(loss: Tensor, params: Sequence[Tensor]) -> KernelProducts |
     if not terms:
         return None
     J = jacobian_at([term.z for term in terms], [term.like for term in terms], params)
-    found = [output_hessian_root(term) for term in terms]
-    roots = [root for root in found if root is not None]
     columns = max(_columns(term.like) for term in terms)
-    if len(roots) < len(found):
-        return KernelProducts(J, None, None, columns)
-    constant = None
-    if all(root.matrix.ndim == 2 for root in roots):
-        entries = torch.cat([root.matrix.reshape(-1) for root in roots])
-        if bool((entries == entries[0]).all()):
-            constant = float(entries[0]) or None
-    return KernelProducts(J, roots, constant, columns)
+    scale = _scale(terms)
+    Q = Residuals(list(terms), []).hessian() if scale is None else None
+    return KernelProducts(J, Q, scale, columns)
 
 
 def products_of_outputs(outputs: Sequence[Tensor], params: Sequence[Tensor]) -> KernelProducts:
@@ -95,6 +81,16 @@ def products_of_outputs(outputs: Sequence[Tensor], params: Sequence[Tensor]) -> 
     samples = sum(len(tensor) if tensor.ndim else 1 for tensor in outputs)
     columns = max(_columns(tensor) for tensor in outputs)
     return KernelProducts(jacobian(list(outputs), params), None, samples**-0.5, columns)
+
+
+def _scale(terms: Sequence[Term]) -> float | None:
+    """C where the output Hessian of all terms is c^2 I with a c above zero."""
+    curvatures = [term.curvature for term in terms]
+    values = {float(c) for c in curvatures if c is not None and c.numel() == 1}
+    if len(values) != 1 or any(c is None or c.numel() != 1 for c in curvatures):
+        return None
+    (value,) = values
+    return value**0.5 if value > 0 else None
 
 
 def _columns(like: Tensor) -> int:

@@ -8,13 +8,18 @@ from torch import Tensor
 
 from torch_newton import Eigenvalue, KernelSpectrum
 
-from .allowance import Allowance, OutOfTimeError
-from .bounded import kernel_within, seconds_to_diagonalise
+from .allowance import Allowance
+from .bounded import LEAST, kernel_within, seconds_to_diagonalise
 from .kernel_products import KernelProducts
 
 FLOPS = 1e10
 """Operations a second that a matrix product is reckoned with: half of what two cores gave in
 double precision, since the factors of a Jacobian are often narrow."""
+
+
+PRODUCT = 1.5
+"""What a product with a kernel is reckoned to take before one is timed, in evaluations of the loss
+and its gradient with a graph: a backward pass and the derivative of one are about as much."""
 
 
 class Where(Protocol):
@@ -49,22 +54,14 @@ def kernel_of_products(
     """The extreme eigenvalues of J J^T, or of Q^{1/2} J J^T Q^{1/2}, from products.
 
     Raises:
-        OutOfTimeError: there is no time for them; or samples interact in the loss, and Q would
-            have to be formed.
+        OutOfTimeError: there is no time for them.
     """
     if K is None:
         return None
     allowance, (R, P) = at.allowance, K.J.shape
-    allowance.require(2 * allowance.estimate("kernel", 4 * allowance.estimate("gradient")))
-    start = K.start()
-    if not weighted:
-        operator = K.plain()
-    elif K.roots is None and K.scale is None:
-        allowance.reduced = True
-        raise OutOfTimeError(R * allowance.estimate("gradient"))
-    else:
-        # Where a softmax does not see a direction of the logits, neither shall the kernel.
-        operator, start = K.weighted(at.scaling), K.weigh(start)
+    guess = PRODUCT * allowance.estimate("gradient")
+    allowance.require(LEAST * allowance.estimate("kernel", guess))
+    operator, start = K.gauss_newton(at.scaling) if weighted else K.kernel()
     operator = allowance.timed(operator, "kernel")
     found = kernel_within(operator, start, at.epsilon, allowance, at.products)
     if R > P:  # there are more rows than parameters, so that some eigenvalues are zero

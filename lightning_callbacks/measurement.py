@@ -20,12 +20,10 @@ class Measurement:
     Attributes:
         numbers: by their keys, without prefix.
         spectra: the eigenvalues, where all are known, by the name of the quantity.
-        lacking: the seconds that a quantity needs at least, where these were not left.
     """
 
     numbers: Numbers = field(default_factory=dict)
     spectra: dict[str, Tensor] = field(default_factory=dict)
-    lacking: dict[str, float] = field(default_factory=dict)
 
 
 def measure(point: Point | None, quantities: Sequence[Quantity], failures: Failures) -> Measurement:
@@ -49,7 +47,7 @@ def measure(point: Point | None, quantities: Sequence[Quantity], failures: Failu
                 with failures.noted(f"measuring {quantity.name!r}"):
                     measured = _measured(quantity, point)
             except OutOfTimeError as error:
-                measurement.lacking[quantity.name] = error.needed
+                point.allowance.lacking[quantity.name] = error.needed
                 continue
         _check(quantity, measured)
         found[quantity.name] = measured

@@ -322,9 +322,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
                     skipped = point is None
                 if not skipped:
                     found = measure(point, quantities, self._failures)
-            self._note_lacking(found)
+            self._note_lacking(allowance)
             numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
-            self._log(trainer, Measurement(numbers, found.spectra, found.lacking))
+            if numbers.keys() - NEWTON or not allowance.lacking:
+                self._log(trainer, Measurement(numbers, found.spectra))
 
     def _observe(self, trainer: Any, seen: Observation) -> None:
         """Measure a step of RegNewton, from what the step knows."""
@@ -337,8 +338,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
                 damping, warn = self.arguments.damping, self._warn
                 point = point_of_step(seen, damping, settings, warn, allowance)
             found = measure(point, self._quantities(), self._failures)
-            self._note_lacking(found)
-            self._log(trainer, found)
+            self._note_lacking(allowance)
+            if found.numbers.keys() - NEWTON or not allowance.lacking:
+                self._log(trainer, found)
 
     @contextmanager
     def _clocked(self, trainer: Any, device: torch.device) -> Iterator[Allowance]:
@@ -347,18 +349,19 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             allowance = self._schedule.allowance(trainer, device)
             began = allowance.now()
             yield allowance
-        self._schedule.took(allowance.now() - began, reduced=allowance.reduced)
+        seconds, lacking = allowance.now() - began, sum(allowance.lacking.values())
+        self._schedule.took(seconds, reduced=allowance.reduced, lacking=lacking)
 
     def _quantities(self) -> list[Quantity]:
         return [q for q in self.arguments.selected() if q.name not in self._given_up]
 
-    def _note_lacking(self, found: Measurement) -> None:
+    def _note_lacking(self, allowance: Allowance) -> None:
         """Give up a quantity of which the cheapest form takes longer than the longest pause."""
         longest = self._budget.longest_pause
         if longest is None:
             return
         evaluation = self._schedule.costs.of("gradient") or 0.0
-        for name, seconds in found.lacking.items():
+        for name, seconds in allowance.lacking.items():
             if RESERVE * longest > evaluation + seconds:
                 self._too_dear.discard(name)
             elif name not in self._too_dear:
@@ -374,8 +377,6 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
                 )
 
     def _log(self, trainer: Any, found: Measurement) -> None:
-        if found.lacking and not set(found.numbers) - NEWTON:
-            return  # there was no time for any quantity, so that the next step is due
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures
         self._schedule.measured_at = trainer.global_step
         self.spectra = found.spectra

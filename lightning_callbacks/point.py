@@ -220,7 +220,11 @@ class Point:
         """
         J = self._jacobian_if_affordable
         if J is None:
-            return kernel_of_products(self.kernel_products, self, weighted=True)
+            K = self.kernel_products
+            if K is not None and K.scale is not None and self.scaling is None:
+                kernel = self.kernel
+                return None if kernel is None else kernel.scaled(K.scale**2)
+            return kernel_of_products(K, self, weighted=True)
         gram = self.gram if self.scaling is None else None  # it was formed without the scaling
         return kernel_spectrum(
             J.weighted,

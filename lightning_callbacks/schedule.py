@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .allowance import Allowance, Costs
+from .allowance import RESERVE, Allowance, Costs
 from .budget import Budget
 from .config import Arguments
 
@@ -66,9 +66,16 @@ class Schedule:
             agree = trainer.strategy.broadcast
         return Allowance(seconds, self.costs, device, agree)
 
-    def took(self, seconds: float, *, reduced: bool) -> None:
-        """A measurement has taken so long, and was one of reduced effort or not."""
-        self._wanted = GROWTH * seconds if reduced else seconds
+    def took(self, seconds: float, *, reduced: bool, lacking: float) -> None:
+        """A measurement has taken so long.
+
+        Args:
+            seconds: that it took.
+            reduced: whether it had no time for full effort.
+            lacking: seconds that it takes more, at least, to have something of everything.
+        """
+        wanted = GROWTH * seconds if reduced else seconds
+        self._wanted = max(wanted, (seconds + lacking) / RESERVE)
 
     def _reached(self, trainer: Any) -> bool:
         """Whether a multiple of `every_n_steps` has just been reached, or nothing is measured."""

@@ -22,6 +22,7 @@ from torch_newton.closure.double_backward import TWINS
 from torch_newton.linalg.flat import filled, flatten, unflatten
 
 from .allowance import Allowance
+from .bounded import LEAST
 from .failures import EXHAUSTED
 
 Warn = Callable[..., None]
@@ -92,10 +93,12 @@ class Derivatives:
         A product is tried first: whether the graph can be differentiated twice is seen then.
 
         Raises:
-            OutOfTimeError: there is no time for two products.
+            OutOfTimeError: there is no time for this product and those of the cheapest spectrum.
         """
         allowance = self._allowance
-        allowance.require(2 * allowance.estimate("product", 2 * allowance.estimate("gradient")))
+        # A product differentiates forward and backward pass once more, about their time.
+        guess = allowance.estimate("gradient")
+        allowance.require((1 + LEAST) * allowance.estimate("product", guess))
         if self._reason is None:
             H = self._clocked(hessian_from_gradient(self._grads, self.params))
             try:

@@ -124,7 +124,7 @@ def lstm() -> Model:
 
 
 MODELS: dict[str, Callable[[], Model]] = {
-    "resnet-175k": lambda: resnet((16, 32, 64), 1, 64),
+    "resnet-175k": lambda: resnet((16, 32, 64), 2, 64),
     "cnn": cnn,
     "mlp-1m": mlp,
     "autoencoder": autoencoder,

@@ -103,7 +103,7 @@ def main() -> None:
         if "lightning" in name:
             logging.getLogger(name).setLevel(logging.ERROR)
     print(
-        "network               P  ms/step  first  times    share   pause  lambda_max +- error   same"
+        "network               P  ms/step  first  times    share   pause    lambda_max +- error same"
     )
     for name in options.models or [name for name in MODELS if name not in LARGE]:
         print(line(name, options.steps, compare=options.compare), flush=True)
