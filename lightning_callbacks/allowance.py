@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -14,6 +16,10 @@ RESERVE = 0.75
 """The share of the time allowed that is planned with. The rest is for restoring the module and
 logging, and for products that take longer than those timed: on a shared machine with two busy
 cores, times of the same product differed by up to a third."""
+
+KEPT = 5
+"""Times of a thing of which the median is its estimate: a shared machine is now and then several
+times slower for a moment, and a median of five is unmoved by two such moments."""
 
 BLOCK = 16
 """Columns of a matrix of which the time is taken, to learn what many products cost together."""
@@ -32,18 +38,24 @@ class OutOfTimeError(RuntimeError):
 
 
 class Costs:
-    """Seconds that things took when they were last done, by their names."""
+    """Seconds that things took, by their names."""
 
     def __init__(self) -> None:
-        self._known: dict[str, float] = {}
+        self._known: dict[str, deque[float]] = {}
 
     def of(self, name: str) -> float | None:
-        """The last time, None where there is none."""
-        return self._known.get(name)
+        """The median of the last `KEPT` times, None where there is none."""
+        known = self._known.get(name)
+        return statistics.median(known) if known else None
+
+    def last(self, name: str) -> float:
+        """The last time, 0 where there is none."""
+        known = self._known.get(name)
+        return known[-1] if known else 0.0
 
     def put(self, name: str, seconds: float) -> None:
         """A thing was done in so many seconds."""
-        self._known[name] = seconds
+        self._known.setdefault(name, deque(maxlen=KEPT)).append(seconds)
 
 
 class Allowance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from torch_newton import Eigenvalue, Extremes, KernelSpectrum, LinearOperator
@@ -113,6 +114,14 @@ def kernel_within(
     return KernelSpectrum(found.smallest, found.largest)
 
 
+def first_vector(A: LinearOperator) -> Tensor:
+    """A Gaussian vector from a generator of its own, of unit length."""
+    random = torch.Generator().manual_seed(0)
+    v = torch.randn(A.shape[0], generator=random, dtype=torch.float64).to(A.device, A.dtype)
+    unit: Tensor = v / torch.linalg.vector_norm(v)
+    return unit
+
+
 def seconds_to_diagonalise(n: int) -> float:
     """An estimate for n x n: 0.1 s at 1,024 on one core, and the cube of n elsewhere."""
     return float(0.1 * (n / 1024) ** 3)
@@ -132,7 +141,7 @@ def lanczos_within(
     """
     cost = allowance.estimate(name)
     count = products if cost == 0 else max(LEAST, min(products, int(allowance.left() / cost)))
-    process = Process(A, count, start, 0)
+    process = Process(A, count, first_vector(A) if start is None else start, 0)
     while not process.finished:
         process.advance()
         if not math.isfinite(process.residual):
@@ -140,7 +149,7 @@ def lanczos_within(
         if process.steps < LEAST:
             continue
         # The timed product is the dearer part of a step, but not all of it.
-        if not allowance.more(1.2 * allowance.estimate(name)):
+        if not allowance.more(1.2 * allowance.costs.last(name)):
             break
         if process.steps % 5 == 0:  # as often as in extreme_eigenvalues, for the same reason
             found = extremes_of(process, TOLERANCE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -26,20 +26,27 @@ class Measurement:
     spectra: dict[str, Tensor] = field(default_factory=dict)
 
 
-def measure(point: Point | None, quantities: Sequence[Quantity], failures: Failures) -> Measurement:
+def measure(
+    point: Point | None,
+    quantities: Sequence[Quantity],
+    failures: Failures,
+    first: Collection[str] = (),
+) -> Measurement:
     """All of the quantities at a point, each for itself.
 
     Args:
         point: None where it could not be had, so that nothing is known.
         quantities: what to measure.
         failures: notes what is raised; the numbers of that quantity are then unknown.
+        first: names of those for which there was no time before, and which come first now.
 
     Raises:
         WrongQuantityError: a quantity returns a key that its documentation lacks.
     """
     measurement, found = Measurement(), dict[str, Measured]()
     # What two kernels share is computed once, and the time of the second is left for the Hessian.
-    for i, quantity in enumerate(order := sorted(quantities, key=_of_hessian)):
+    order = sorted(quantities, key=lambda q: (q.name not in first, _of_hessian(q)))
+    for i, quantity in enumerate(order):
         measured = Measured(quantity.unknown() if quantity.needs else {})
         if point is not None:
             point.allowance.begin(len(order) - i)

@@ -208,8 +208,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._warn = WarnOnce()
         self._failures = Failures(self.arguments.strict, self._warn)
         self._off = False
-        self._too_dear: set[str] = set()
-        self._given_up: set[str] = set()
+        self._lacking: set[str] = set()
+        self._not_before: dict[str, int] = {}
         self._probe = Probe(self.arguments, self._warn)
         self._schedule = Schedule(self.arguments)
         self._handle: Any = None
@@ -307,7 +307,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         if not initialized(pl_module):
             return  # a lazy module gets its parameters from the first batch
         settings = self.arguments.settings(low_precision(trainer))
-        quantities = self._quantities()
+        quantities = self._quantities(int(trainer.global_step))
+        if not any(q.needs for q in quantities) and self._not_before:
+            return
         with self._clocked(trainer, pl_module.device) as allowance:
             found = Measurement()
             with (
@@ -321,8 +323,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
                     point = self._probe.point(trainer, pl_module, settings, allowance)
                     skipped = point is None
                 if not skipped:
-                    found = measure(point, quantities, self._failures)
-            self._note_lacking(allowance)
+                    found = measure(point, quantities, self._failures, self._lacking)
+            self._note_lacking(allowance, int(trainer.global_step))
             numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
             if numbers.keys() - NEWTON or not allowance.lacking:
                 self._log(trainer, Measurement(numbers, found.spectra))
@@ -332,13 +334,14 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         if not self._schedule.due_at_step(trainer):
             return
         settings = self.arguments.settings(low_precision(trainer))
+        quantities = self._quantities(int(trainer.global_step))
         with self._clocked(trainer, seen.params[0].device) as allowance, torch.enable_grad():
             point = None
             with self._failures.noted("reading RegNewton's step"):
                 damping, warn = self.arguments.damping, self._warn
                 point = point_of_step(seen, damping, settings, warn, allowance)
-            found = measure(point, self._quantities(), self._failures)
-            self._note_lacking(allowance)
+            found = measure(point, quantities, self._failures, self._lacking)
+            self._note_lacking(allowance, int(trainer.global_step))
             if found.numbers.keys() - NEWTON or not allowance.lacking:
                 self._log(trainer, found)
 
@@ -352,29 +355,33 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         seconds, lacking = allowance.now() - began, sum(allowance.lacking.values())
         self._schedule.took(seconds, reduced=allowance.reduced, lacking=lacking)
 
-    def _quantities(self) -> list[Quantity]:
-        return [q for q in self.arguments.selected() if q.name not in self._given_up]
+    def _quantities(self, step: int) -> list[Quantity]:
+        """Those to measure at a step."""
+        return [q for q in self.arguments.selected() if self._not_before.get(q.name, 0) <= step]
 
-    def _note_lacking(self, allowance: Allowance) -> None:
-        """Give up a quantity of which the cheapest form takes longer than the longest pause."""
+    def _note_lacking(self, allowance: Allowance, step: int) -> None:
+        """Leave out a quantity of which the cheapest form takes longer than the longest pause.
+
+        It is tried again when training has gone on for twice as long: what was timed may have
+        been a moment at which the machine was busy, and the first products are the slowest.
+        """
+        self._lacking = set(allowance.lacking)
         longest = self._budget.longest_pause
         if longest is None:
             return
         evaluation = self._schedule.costs.of("gradient") or 0.0
         for name, seconds in allowance.lacking.items():
-            if RESERVE * longest > evaluation + seconds:
-                self._too_dear.discard(name)
-            elif name not in self._too_dear:
-                self._too_dear.add(name)  # the first product is the slowest: once more
-            else:
-                self._given_up.add(name)
+            if RESERVE * longest >= evaluation + seconds:
+                continue
+            if name in self._not_before:
                 steps = (evaluation + seconds) / (self._budget.step_seconds or math.inf)
                 self._warn(
-                    f"{name!r} is not measured: it would take as long as {steps:.0f} training "
-                    f"steps, and max_pause={self.arguments.max_pause} allows fewer. Give a "
-                    "larger max_pause, or a smaller batch as probe=",
+                    f"{name!r} is not measured for the time being: it would take as long as "
+                    f"{steps:.0f} training steps, and max_pause={self.arguments.max_pause} allows "
+                    "fewer. Give a larger max_pause, or a smaller batch as probe=",
                     f"too dear {name}",
                 )
+            self._not_before[name] = 2 * step
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures

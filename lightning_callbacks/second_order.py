@@ -22,7 +22,7 @@ from torch_newton.closure.double_backward import TWINS
 from torch_newton.linalg.flat import filled, flatten, unflatten
 
 from .allowance import Allowance
-from .bounded import LEAST
+from .bounded import LEAST, first_vector
 from .failures import EXHAUSTED
 
 Warn = Callable[..., None]
@@ -93,17 +93,15 @@ class Derivatives:
         A product is tried first: whether the graph can be differentiated twice is seen then.
 
         Raises:
-            OutOfTimeError: there is no time for this product and those of the cheapest spectrum.
+            OutOfTimeError: there is no time for the products of the cheapest spectrum.
         """
         allowance = self._allowance
         # A product differentiates forward and backward pass once more, about their time.
         guess = allowance.estimate("gradient")
-        allowance.require((1 + LEAST) * allowance.estimate("product", guess))
+        allowance.require(LEAST * allowance.estimate("product", guess))
         if self._reason is None:
-            H = self._clocked(hessian_from_gradient(self._grads, self.params))
             try:
-                H @ self.gradient
-                return H, 0.0
+                return self._tried(hessian_from_gradient(self._grads, self.params)), 0.0
             except EXHAUSTED:
                 raise
             except RuntimeError as error:
@@ -114,12 +112,24 @@ class Derivatives:
             f"to few digits, because autograd has no second derivative here: {first}",
             "finite differences",
         )
-        H = self._clocked(finite_difference_hessian(self._gradient_at, self.params))
-        H @ self.gradient
+        H = self._tried(finite_difference_hessian(self._gradient_at, self.params))
         return H, float(torch.finfo(self.gradient.dtype).eps ** (2 / 3))
 
-    def _clocked(self, H: LinearOperator) -> LinearOperator:
-        return H if self._allowance.unlimited else self._allowance.timed(H, "product")
+    def _tried(self, H: LinearOperator) -> LinearOperator:
+        """The same operator, with the first product of the Lanczos process taken."""
+        if not self._allowance.unlimited:
+            H = self._allowance.timed(H, "product")
+        v = first_vector(H)
+        return remembering(H, v, H @ v)
+
+
+def remembering(A: LinearOperator, v: Tensor, product: Tensor) -> LinearOperator:
+    """The same symmetric operator, which knows its product with a vector already."""
+
+    def multiply(u: Tensor) -> Tensor:
+        return product.clone() if torch.equal(u, v) else A.matvec(u)
+
+    return LinearOperator(A.shape, multiply, multiply, A.dtype, A.device, A.matmat, A.rmatmat)
 
 
 def as_vector(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> Tensor:

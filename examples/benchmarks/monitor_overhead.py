@@ -45,7 +45,10 @@ class Watch(pl.Callback):
         spent, now = self.monitor.seconds, time.perf_counter()
         training = now - self.began - spent
         self.steps.append(training - sum(self.steps))
-        self.longest, self.before = max(self.longest, spent - self.before), spent
+        pause, self.before = spent - self.before, spent
+        # In steps of that time: on a shared machine they are not always equally long.
+        recent = sorted(self.steps[-50:])
+        self.longest = max(self.longest, pause / recent[len(recent) // 2])
         if trainer.global_step >= 20:
             self.worst = max(self.worst, spent / training)
         at = self.monitor.measured_at
@@ -86,7 +89,7 @@ def line(name: str, steps: int, *, compare: bool) -> str:
     first = watch.measured[0] if watch.measured else "-"
     return (
         f"{name:12s} {sum(w.numel() for w in weights):>10,} {1e3 * step:8.1f} {first!s:>6s} "
-        f"{len(watch.measured):6d} {watch.worst:8.1%} {watch.longest / step:7.1f} "
+        f"{len(watch.measured):6d} {watch.worst:8.1%} {watch.longest:7.1f} "
         f"{value:10.3g} +- {error:<8.2g} {same:>4s}"
     )
 
@@ -103,7 +106,7 @@ def main() -> None:
         if "lightning" in name:
             logging.getLogger(name).setLevel(logging.ERROR)
     print(
-        "network               P  ms/step  first  times    share   pause    lambda_max +- error same"
+        "network              P  ms/step  first  times    share   pause  lambda_max +- error same"
     )
     for name in options.models or [name for name in MODELS if name not in LARGE]:
         print(line(name, options.steps, compare=options.compare), flush=True)
