@@ -40,8 +40,9 @@ NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
 class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
     r"""Log how the loss curves, and how fast it can be trained, with any optimizer.
 
-    Every `every_n_steps` optimizer steps, and before the first, the loss of the module's own
-    ``training_step`` is evaluated on one fixed batch, in train mode and with the same random
+    Every `every_n_steps` optimizer steps, as far as `max_overhead` and `max_pause` allow, the loss
+    of the module's own ``training_step`` is evaluated on one fixed batch, in train mode and with
+    the same random
     numbers every time, and of these the `quantities` asked for are logged:
 
     ==================================  ===========================================================
@@ -101,10 +102,22 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ...         return Measured({"gradient/norm": float(point.gradient.norm())})
     >>> monitor = CurvatureMonitor(quantities=("hessian", GradientNorm()))
 
-    **Cost.** Measurements take at most `max_overhead` of the time spent training, the first one
-    apart: those that would take more are left out, so that *which* steps are measured depends on
-    the clock, and nothing else does. Give ``max_overhead=None`` to measure at all of them, as a
-    run needs whose EarlyStopping follows these numbers and which should repeat exactly.
+    **Cost.** Measurements take at most `max_overhead` of the time spent training, and none takes
+    longer than `max_pause` training steps. The first is made as soon as these allow anything
+    useful, after a few steps have been timed: numbers belong to the step at which they are logged.
+    Products are timed, and there are as many Lanczos steps as there is time for; each number has
+    the error bound that these leave. Later measurements wait until they may take twice as long, up
+    to full effort or the longest pause. *Which* steps are measured, and how closely, thus depends
+    on the clock; training does not. Give ``max_overhead=None`` to measure before the first step and
+    at all that are due, with full effort, as a run needs whose EarlyStopping follows these numbers
+    and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps.
+
+    **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
+    quantities concerned, and training goes on as without the monitor. Attention and recurrent
+    networks are evaluated by kernels that can be differentiated twice, and compiled modules as
+    they were written; where there is no second derivative all the same, products with H are
+    differences of gradients, and the bounds say so. Where a loss cannot be had from
+    ``training_step``, as under manual optimization, nothing is measured without `loss`.
 
     **Hessian.** Up to `exact_up_to` parameters H is formed, and its eigenvalues are exact to
     rounding. Beyond, the extremes are Ritz values of at most `max_products` Lanczos steps: the
@@ -149,8 +162,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             ``training_step``; needed with manual optimization.
         outputs: callable of (module, batch) that returns the network's outputs, for modules
             whose loss does not show them. Then Q = I/M, with M = len(outputs).
-        max_overhead: at most this share of the training time is spent measuring; None for no
-            limit. A tenth, chosen as what one lets a progress bar or a logger cost.
+        max_overhead: at most this share of the training time is spent measuring, at any moment;
+            None for no limit. A tenth, chosen as what one lets a progress bar or a logger cost.
         max_rows: the largest kernel of which all eigenvalues are computed. With 1024 rows that
             takes 0.1 s on one core, and with twice as many 0.35 s.
         exact_up_to: the largest number of parameters for which H is formed, by as many products:
@@ -159,15 +172,21 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             eigenvalue of a million lies below the smallest Ritz value by more than 3 % of the
             width of the spectrum, but for the chance of 1e-10; after 50 that is 12 %.
         figures: whether a TensorBoard logger gets figures besides histograms.
+        max_pause: training steps (batches, at their median time) that a measurement takes as long
+            as at most; None for no limit. By default 20, or None where `max_overhead` is None.
+        effort: ``"bounded"``, where the number of products follows from the time allowed, or
+            ``"exact"``, where `exact_up_to`, `max_rows` and `max_products` alone determine it: the
+            first measurement is then made before the first step, whatever it takes, and
+            `max_pause` does not count.
+        strict: whether to raise what is raised in a measurement.
 
     Attributes:
         latest: the numbers measured last, by their keys.
         spectra: the eigenvalues measured last, by the names of the quantities, where all are known.
 
     Raises:
-        MisconfigurationException: in ``setup``, for an argument that cannot be used.
-        NotTwiceDifferentiableError: at the first measurement, where the loss cannot be
-            differentiated twice.
+        MisconfigurationException: in ``setup``, for an argument that cannot be used; where `strict`,
+            also for a module whose step gives no loss.
         ValueError: a quantity of your own returns a key that it does not document.
     """
 
