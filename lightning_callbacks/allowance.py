@@ -21,6 +21,10 @@ KEPT = 5
 """Times of a thing of which the median is its estimate: a shared machine is now and then several
 times slower for a moment, and a median of five is unmoved by two such moments."""
 
+BENEFIT = 3.0
+"""How much smaller a guess becomes when it is all that stands in the way: about what guesses were
+too high by in the networks of examples/benchmarks/monitor_overhead.py."""
+
 BLOCK = 16
 """Columns of a matrix of which the time is taken, to learn what many products cost together."""
 
@@ -67,6 +71,7 @@ class Allowance:
         device: that is waited for before the clock is read.
         agree: several processes must take as many products each, since a layer may communicate in
             its backward pass: this replaces each process's number by that of the first.
+        longest: whether this is as much time as will ever be allowed.
 
     Attributes:
         reduced: whether something was computed with less than full effort, or not at all.
@@ -79,12 +84,15 @@ class Allowance:
         costs: Costs | None = None,
         device: torch.device | None = None,
         agree: Callable[[float], float] | None = None,
+        *,
+        longest: bool = False,
     ) -> None:
         self.costs = Costs() if costs is None else costs
         self.reduced = False
         self.lacking: dict[str, float] = {}
         self._device = device
         self._agree = agree
+        self._longest = longest
         self._end = None if seconds is None else self.now() + RESERVE * seconds
         self._until = self._end
 
@@ -137,9 +145,15 @@ class Allowance:
         return self._agree is not None or self.affords(cost)
 
     def estimate(self, name: str, guess: float = 0.0) -> float:
-        """Seconds that a thing takes: as last time, or a guess."""
+        """Seconds that a thing takes: as it took before, or a guess.
+
+        No more time will ever be allowed than the longest pause: then a guess that is too high
+        must not keep the thing from being tried.
+        """
         known = self.costs.of(name)
-        return guess if known is None else known
+        if known is None:
+            return guess / BENEFIT if self._longest else guess
+        return known
 
     def timed(self, A: LinearOperator, name: str) -> LinearOperator:
         """The same operator, which notes what a product with a vector takes."""

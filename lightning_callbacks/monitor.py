@@ -185,8 +185,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         spectra: the eigenvalues measured last, by the names of the quantities, where all are known.
 
     Raises:
-        MisconfigurationException: in ``setup``, for an argument that cannot be used; where `strict`,
-            also for a module whose step gives no loss.
+        MisconfigurationException: in ``setup``, for an argument that cannot be used; where
+            `strict`, also for a module whose step gives no loss.
         ValueError: a quantity of your own returns a key that it does not document.
     """
 

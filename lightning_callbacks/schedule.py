@@ -11,9 +11,10 @@ from .allowance import RESERVE, Allowance, Costs
 from .budget import Budget
 from .config import Arguments
 
-FIRST = 6.0
-"""Training steps that the first measurement waits to be allowed, before anything is timed: an
-evaluation of gradient and graph takes two to three, and a product two to four."""
+FIRST = 10.0
+"""Training steps that the first measurement waits to be allowed, before anything is timed. An
+evaluation of gradient and graph takes two to three, but seven the first time, and the products of
+the cheapest spectra about as many again."""
 
 GROWTH = 2.0
 """How much longer than the last a measurement may take where that had no time for full effort.
@@ -59,12 +60,13 @@ class Schedule:
         """The time that a measurement now may take."""
         if not self._given.bounded:
             return Allowance()
-        seconds = self.budget.remaining
+        seconds, longest = self.budget.remaining, self.budget.longest_pause
+        at_most = seconds is not None and longest is not None and seconds >= longest
         agree = None
         if trainer.world_size > 1:
             seconds = trainer.strategy.broadcast(seconds)
             agree = trainer.strategy.broadcast
-        return Allowance(seconds, self.costs, device, agree)
+        return Allowance(seconds, self.costs, device, agree, longest=at_most)
 
     def took(self, seconds: float, *, reduced: bool, lacking: float) -> None:
         """A measurement has taken so long.

@@ -96,8 +96,9 @@ class Derivatives:
             OutOfTimeError: there is no time for the products of the cheapest spectrum.
         """
         allowance = self._allowance
-        # A product differentiates forward and backward pass once more, about their time.
-        guess = allowance.estimate("gradient")
+        # A product differentiates forward and backward pass once more, about their time; the first
+        # one takes longer.
+        guess = 2 * allowance.estimate("gradient")
         allowance.require(LEAST * allowance.estimate("product", guess))
         if self._reason is None:
             try:

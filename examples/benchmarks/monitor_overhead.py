@@ -36,7 +36,7 @@ class Watch(pl.Callback):
         self.began, self.worst, self.longest, self.before = 0.0, 0.0, 0.0, 0.0
         self.steps: list[float] = []
         self.measured: list[int] = []
-        self.end = math.nan
+        self.known: dict[str, float] = {}
 
     def on_train_start(self, *arguments: object) -> None:
         self.began = time.perf_counter()
@@ -51,6 +51,7 @@ class Watch(pl.Callback):
         self.longest = max(self.longest, pause / recent[len(recent) // 2])
         if trainer.global_step >= 20:
             self.worst = max(self.worst, spent / training)
+        self.known |= self.monitor.latest
         at = self.monitor.measured_at
         if at is not None and (not self.measured or at != self.measured[-1]):
             self.measured.append(at)
@@ -83,7 +84,7 @@ def line(name: str, steps: int, *, compare: bool) -> str:
         pairs = zip(weights, train(name, steps), strict=True)
         same = "yes" if all(torch.equal(a, b) for a, b in pairs) else "NO"
     step = sorted(watch.steps)[len(watch.steps) // 2]
-    latest = monitor.latest
+    latest = watch.known
     value = latest.get("hessian/lambda_max", math.nan)
     error = latest.get("hessian/lambda_max_error", math.nan)
     first = watch.measured[0] if watch.measured else "-"
