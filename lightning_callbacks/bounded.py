@@ -138,6 +138,9 @@ def lanczos_within(
 
     Returns:
         The process; None where A is not finite.
+
+    Raises:
+        OutOfTimeError: the first product leaves no time for a second.
     """
     cost = allowance.estimate(name)
     count = products if cost == 0 else max(LEAST, min(products, int(allowance.left() / cost)))
@@ -147,6 +150,8 @@ def lanczos_within(
         if not math.isfinite(process.residual):
             return None
         if process.steps < LEAST:
+            # The first product may have taken longer than it was reckoned to.
+            allowance.require(allowance.costs.last(name))
             continue
         # The timed product is the dearer part of a step, but not all of it.
         if not allowance.more(1.2 * allowance.costs.last(name)):
