@@ -35,6 +35,7 @@ def spectrum_within(
     exact_up_to: int,
     products: int,
     vectors: bool,
+    asymmetry: float = 0.0,
 ) -> Spectrum | None:
     """The spectrum of H as `hessian_spectrum` gives it where there is time, or with fewer products.
 
@@ -48,6 +49,8 @@ def spectrum_within(
         exact_up_to: the largest P for which the matrix is formed.
         products: Lanczos steps at most.
         vectors: whether eigenvectors are wanted of a matrix that is formed.
+        asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
+            than rounding.
 
     Returns:
         The spectrum, or None where H is not finite.
@@ -63,14 +66,19 @@ def spectrum_within(
         whole = (products + DENSITY_PRODUCTS) * product
     if allowance.affords(whole):
         return hessian_spectrum(
-            H, epsilon, exact_up_to=exact_up_to, products=products, vectors=vectors
+            H,
+            epsilon,
+            exact_up_to=exact_up_to,
+            products=products,
+            vectors=vectors,
+            asymmetry=asymmetry,
         )
     allowance.reduced = True
     try:
         process = lanczos_within(H, "product", allowance, products)
         if process is None:
             return None
-        extremes, rounding = _rounded(extremes_of(process, TOLERANCE), epsilon)
+        extremes, rounding = _rounded(extremes_of(process, TOLERANCE), epsilon, asymmetry)
         share = density_of([process], [1.0]).below(0.0)
         return Spectrum(extremes, share, rounding)
     except FAILURES:
@@ -78,7 +86,11 @@ def spectrum_within(
 
 
 def extremes_within(
-    H: LinearOperator, epsilon: float, allowance: Allowance, products: int
+    H: LinearOperator,
+    epsilon: float,
+    allowance: Allowance,
+    products: int,
+    asymmetry: float = 0.0,
 ) -> tuple[Extremes, float] | None:
     """The extreme eigenvalues of H, and their rounding; None where H is not finite.
 
@@ -86,7 +98,9 @@ def extremes_within(
     """
     allowance.require(LEAST * allowance.estimate("product"))
     process = lanczos_within(H, "product", allowance, products)
-    return None if process is None else _rounded(extremes_of(process, TOLERANCE), epsilon)
+    if process is None:
+        return None
+    return _rounded(extremes_of(process, TOLERANCE), epsilon, asymmetry)
 
 
 def kernel_within(
@@ -163,10 +177,13 @@ def lanczos_within(
     return process
 
 
-def _rounded(extremes: Extremes, epsilon: float) -> tuple[Extremes, float]:
-    """The same with k epsilon |A| after k products in the error bounds, and that number."""
+def _rounded(extremes: Extremes, epsilon: float, asymmetry: float = 0.0) -> tuple[Extremes, float]:
+    """The same with k epsilon |A| after k products in the error bounds, and that number.
+
+    It is `asymmetry` where that is more.
+    """
     norm = max(abs(extremes.smallest.value), abs(extremes.largest.value))
-    rounding = extremes.products * epsilon * norm
+    rounding = max(extremes.products * epsilon * norm, asymmetry)
     return (
         Extremes(
             _widened(extremes.smallest, rounding),

@@ -20,7 +20,7 @@ from torch_newton.linalg.factored_jacobian import FactoredJacobian
 
 __all__ = ["Rows", "Warn", "in_scaled_variables", "jacobian_given", "jacobian_in"]
 
-Warn = Callable[[str], None]
+Warn = Callable[..., None]
 """Warns the user."""
 
 

@@ -12,6 +12,8 @@ from .failures import Failures, WrongQuantityError
 from .point import Point
 from .quantities.base import Measured, Need, Numbers, Quantity
 
+OF_THE_HESSIAN = frozenset({Need.HESSIAN, Need.SPECTRUM, Need.EIGENVECTORS})
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -68,7 +70,7 @@ def measure(
 
 def _of_hessian(quantity: Quantity) -> bool:
     """Whether products with the Hessian are what a quantity is made of."""
-    return bool(quantity.needs & {Need.HESSIAN, Need.SPECTRUM, Need.EIGENVECTORS})
+    return bool(quantity.needs & OF_THE_HESSIAN)
 
 
 def _check(quantity: Quantity, measured: Measured) -> None:
@@ -88,6 +90,8 @@ def _measured(quantity: Quantity, point: Point) -> Measured:
         return Measured(quantity.unknown())
     if Need.JACOBIAN in needs and point.jacobian is None:
         return Measured({})
+    if needs & OF_THE_HESSIAN and not point.symmetric:
+        return Measured(quantity.unknown())
     if needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None:
         return Measured(quantity.unknown())
     return quantity.compute(point)

@@ -13,10 +13,12 @@ from torch_newton.autodiff.finite_difference import gradient_alone
 from torch_newton.preconditioners.scaling import Scaling
 
 from .allowance import Allowance
+from .bounded import first_vector
 from .config import Arguments
 from .jacobian import Warn, jacobian_in
 from .kernel_products import products_of_loss
 from .point import Point, Settings
+from .second_order import remembering
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -72,7 +74,7 @@ def point_of_step(
         seen: the step.
         damping: lambda where the user gave it, in place of the step's.
         settings: how closely to look.
-        warn: called where the loss shows no outputs.
+        warn: called where the loss shows no outputs, or H is not symmetric.
         allowance: the time that measuring may take.
     """
 
@@ -82,8 +84,8 @@ def point_of_step(
             return H, 0.0
         allowance.require(2 * allowance.estimate("product"))
         H = allowance.timed(H, "product")
-        H @ seen.gradient
-        return H, 0.0
+        v = first_vector(H)
+        return remembering(H, v, H @ v), 0.0
 
     if not allowance.unlimited:  # the unit in which the cost of the rest is reckoned
         began = allowance.now()
@@ -104,6 +106,7 @@ def point_of_step(
         settings=settings,
         read_jacobian=lambda passes: jacobian_in(seen.loss, list(seen.params), warn, known, passes),
         read_kernel=lambda: products_of_loss(seen.loss, seen.params),
+        warn=warn,
         allowance=allowance,
         scaling=seen.scaling if damping is None else None,
         gram=gram,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_newton import KernelSpectrum, LinearOperator, Step, kernel_spectrum
+from torch_newton.autodiff.verification import Asymmetry
 from torch_newton.kernels.rows import TooManyPassesError
 
 from .allowance import Allowance, OutOfTimeError
@@ -18,7 +19,9 @@ from .bounded import spectrum_within
 from .jacobian import Rows, in_scaled_variables
 from .kernel_products import KernelProducts
 from .kernels_within import kernel_of_products, seconds_to_read
+from .second_order import Warn
 from .spectrum import TRACE_PRODUCTS, Spectrum, hessian_spectrum, hessian_trace
+from .symmetry import asymmetry_within
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Point:
         read_jacobian: returns the Jacobian of the outputs, None where there are none; takes the
             number of backward passes, one a row, by which it may be formed.
         read_kernel: returns the tangent kernels of the outputs as products, None likewise.
+        warn: called where H is not symmetric.
         allowance: the time that measuring may take.
         scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
         gram: the smaller Gram matrix of the weighted Jacobian, where a step has formed it.
@@ -70,6 +74,7 @@ class Point:
     settings: Settings
     read_jacobian: Callable[[float], Rows | None]
     read_kernel: Callable[[], KernelProducts | None]
+    warn: Warn
     allowance: Allowance = field(default_factory=Allowance)
     scaling: Tensor | None = None
     gram: Tensor | None = None
@@ -109,6 +114,25 @@ class Point:
         """Whether the gradient is finite."""
         return bool(torch.isfinite(self.gradient).all())
 
+    @cached_property
+    def asymmetry(self) -> Asymmetry:
+        """How far H is from symmetric, as far as there is time to look."""
+        return asymmetry_within(self.H, self.allowance)
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether H is symmetric to rounding; if not, it has no eigenvalues to speak of."""
+        if not self.asymmetry.explained:
+            self.warn(
+                "the second derivative that autograd computes of this loss is not symmetric "
+                f"(|H - H^T| is about {self.asymmetry.size:.1e}), and what depends on it is logged "
+                "as NaN. Some backward passes have a wrong derivative: that of PyTorch's fused "
+                "weight_norm, embeddings with scale_grad_by_freq, and functions of your own, which "
+                "torch.autograd.gradgradcheck tests",
+                "asymmetry",  # whatever its size
+            )
+        return self.asymmetry.explained
+
     @property
     def formed(self) -> bool:
         """Whether H is small enough to be formed."""
@@ -125,6 +149,7 @@ class Point:
                 exact_up_to=settings.exact_up_to,
                 products=settings.max_products,
                 vectors=settings.eigenvectors,
+                asymmetry=self.asymmetry.size,
             )
         return spectrum_within(
             self.H,
@@ -133,6 +158,7 @@ class Point:
             exact_up_to=settings.exact_up_to,
             products=settings.max_products,
             vectors=settings.eigenvectors,
+            asymmetry=self.asymmetry.size,
         )
 
     @cached_property

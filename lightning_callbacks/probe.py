@@ -81,6 +81,7 @@ class Probe:
             settings=settings,
             read_jacobian=lambda passes: self._jacobian(trainer, module, loss, params, passes),
             read_kernel=lambda: self._kernel(trainer, module, loss, params),
+            warn=self._warn,
             allowance=allowance,
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],

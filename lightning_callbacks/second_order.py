@@ -17,6 +17,7 @@ from torch_newton.autodiff.products import (
     check_twice_differentiable,
     differentiable_gradient,
     hessian_from_gradient,
+    nodes_of,
 )
 from torch_newton.closure.double_backward import TWINS
 from torch_newton.linalg.flat import filled, flatten, unflatten
@@ -77,7 +78,7 @@ class Derivatives:
         self._reason: Exception | None = None
         try:
             self._grads = differentiable_gradient(loss, self.params)
-            check_twice_differentiable(self._grads)
+            check_twice_differentiable(nodes_of(loss), self._grads)
             if any(g is not None and g.layout is not torch.strided for g in self._grads):
                 raise RuntimeError("a gradient is sparse, and has no derivative of its own")
         except EXHAUSTED:

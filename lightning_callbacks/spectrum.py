@@ -59,7 +59,13 @@ class Spectrum:
 
 
 def hessian_spectrum(
-    H: LinearOperator, epsilon: float, *, exact_up_to: int, products: int, vectors: bool = True
+    H: LinearOperator,
+    epsilon: float,
+    *,
+    exact_up_to: int,
+    products: int,
+    vectors: bool = True,
+    asymmetry: float = 0.0,
 ) -> Spectrum | None:
     """The spectrum of H, exact up to `exact_up_to` parameters and from Lanczos runs beyond.
 
@@ -74,14 +80,16 @@ def hessian_spectrum(
         exact_up_to: the largest P for which the matrix is formed.
         products: Lanczos steps at most.
         vectors: whether eigenvectors are wanted of a matrix that is formed.
+        asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
+            than rounding.
 
     Returns:
         The spectrum, or None where H is not finite.
     """
     try:
         if H.shape[0] <= exact_up_to:
-            return _dense(dense_symmetric(H), epsilon, vectors)
-        found = lanczos_extremes(H, epsilon, products)
+            return _dense(dense_symmetric(H), epsilon, vectors, asymmetry)
+        found = lanczos_extremes(H, epsilon, products, asymmetry)
         if found is None:
             return None
         extremes, rounding = found
@@ -91,11 +99,12 @@ def hessian_spectrum(
 
 
 def lanczos_extremes(
-    H: LinearOperator, epsilon: float, products: int
+    H: LinearOperator, epsilon: float, products: int, asymmetry: float = 0.0
 ) -> tuple[Extremes, float] | None:
     """The extreme eigenvalues of H from products alone, and the rounding in their error bounds.
 
-    The rounding is k epsilon |H| after k products, and the bounds include it.
+    The rounding is k epsilon |H| after k products, or `asymmetry` where that is more, and the
+    bounds include it.
 
     Returns:
         Both, or None where H is not finite.
@@ -107,7 +116,7 @@ def lanczos_extremes(
     norm = max(abs(extremes.smallest.value), abs(extremes.largest.value))
     if not math.isfinite(norm):
         return None
-    rounding = extremes.products * epsilon * norm
+    rounding = max(extremes.products * epsilon * norm, asymmetry)
     widened = Extremes(
         _widened(extremes.smallest, rounding),
         _widened(extremes.largest, rounding),
@@ -141,12 +150,12 @@ def hessian_trace(
     return (found.value, found.standard_error) if math.isfinite(found.value) else None
 
 
-def _dense(matrix: Tensor, epsilon: float, vectors: bool) -> Spectrum:
+def _dense(matrix: Tensor, epsilon: float, vectors: bool, asymmetry: float) -> Spectrum:
     if vectors:
         values, basis = torch.linalg.eigh(matrix)
     else:
         values, basis = torch.linalg.eigvalsh(matrix), None
-    rounding = rounding_of(values, epsilon)
+    rounding = max(rounding_of(values, epsilon), asymmetry)
     share = Inertia.of(values, rounding).negative_fraction
     return Spectrum(dense_extremes(values, rounding), share, rounding, values, basis, matrix)
 

@@ -24,6 +24,7 @@ CASES = [
 pytestmark = [
     pytest.mark.filterwarnings("ignore:H \\+ lambda I is not positive definite"),
     pytest.mark.filterwarnings("ignore:the loss is not finite after a step"),
+    pytest.mark.filterwarnings("ignore:the linear system of a step"),
 ]
 
 

@@ -245,7 +245,8 @@ def test_preconditioner_that_offers_nothing_is_none() -> None:
 @pytest.mark.parametrize("lr", [1.0, 0.5])
 def test_last_step_agrees_with_a_recomputation(curvature: str, lr: float) -> None:
     problem = regression(2, 6, 1)
-    optimizer = newton(problem.params, curvature=curvature, lr=lr)
+    # "exact" leaves out the tests of the products, which are two more evaluations now and then.
+    optimizer = newton(problem.params, curvature=curvature, lr=lr, hvp="exact")
     closure = Counting(closure_of(optimizer, problem.value))
     for iteration in range(1, 8):
         before, calls = values(problem.params), closure.calls
@@ -480,7 +481,8 @@ def hard_problem() -> tuple[Problem, dict[str, Any]]:
     problem = Problem(
         [x], lambda p: p[0], lambda z: torch.sqrt(1 + z[:1].square()).sum() + z[1:].square().sum()
     )
-    return problem, {"damping": Adaptive(start=1e-3)}
+    # Without tests of the products every evaluation from the third on is a trial.
+    return problem, {"damping": Adaptive(start=1e-3), "hvp": "exact"}
 
 
 def calls_of_an_undisturbed_step() -> int:
@@ -497,7 +499,7 @@ def raising(error: type[BaseException]) -> Callable[[], Any]:
     return instead
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_interrupted_step_restores_parameters_and_random_state(error: type[BaseException]) -> None:
     for at in range(1, calls_of_an_undisturbed_step() + 1):
         problem, options = hard_problem()

@@ -14,13 +14,16 @@ from .autodiff.products import (
     jacobian,
 )
 from .closure.capture import Captured, ClosureError, NonFiniteLossError, capture
+from .curvature import Curvature
 from .damping import (
     Adaptive,
     Attempt,
     DampingContext,
+    DampingRule,
     Fixed,
     KernelMin,
     ResidualFollowing,
+    RetryingRule,
     WidthScaled,
     width,
 )
@@ -42,6 +45,7 @@ from .linalg.solve import SolveError, inverse
 from .linalg.trace_estimation import Trace, trace
 from .newton.observation import Observation
 from .optimizer import RegNewton
+from .preconditioners.base import Preconditioner
 from .preconditioners.nystrom import Nystrom
 from .preconditioners.sampled_rows import SampledRows
 from .step import CandidateSystem, Path, Step
@@ -57,7 +61,9 @@ __all__ = [
     "CandidateSystem",
     "Captured",
     "ClosureError",
+    "Curvature",
     "DampingContext",
+    "DampingRule",
     "Eigenvalue",
     "Extremes",
     "Fixed",
@@ -73,9 +79,11 @@ __all__ = [
     "Nystrom",
     "Observation",
     "Path",
+    "Preconditioner",
     "RegNewton",
     "ResidualFollowing",
     "Residuals",
+    "RetryingRule",
     "SampledRows",
     "Solution",
     "SolveError",

@@ -21,7 +21,7 @@ from .damping import damping_rule
 from .damping.base import AnyRule
 from .linalg.flat import flatten
 from .newton import memory as stored
-from .newton.advice import advice
+from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
 from .newton.iteration import Iteration, Outcome
 from .newton.memory import Memory
@@ -29,7 +29,7 @@ from .newton.observation import Observation, Observer
 from .newton.options import Options
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
-from .warning import warn
+from .warning import Once, warn
 
 
 class RegNewton(torch.optim.Optimizer):
@@ -92,7 +92,9 @@ class RegNewton(torch.optim.Optimizer):
             damping.
         hvp: how the Hessian's products are taken. ``"exact"`` is by differentiating twice;
             ``"finite_difference"`` by central differences of the gradient, at two evaluations
-            of the closure a product; ``"auto"`` is exact where the graph allows it.
+            of the closure a product; ``"auto"`` is exact where the graph allows it, and tests
+            now and then whether the second derivative is that of the gradient
+            (`autodiff.verification`), which ``"exact"`` does not.
         correction: whether, in function space and under an adaptive damping, a refused step is
             tried once more with a second-order correction before lambda is raised.
         maximize: whether to maximize the loss; `last_step` then speaks of -L.
@@ -133,7 +135,7 @@ class RegNewton(torch.optim.Optimizer):
             maximize,
         )
         self._memory = Memory()
-        self._warned = False
+        self._once = Once()
         self._backward_calls = BackwardCalls()
         self._observers: OrderedDict[int, Observer] = OrderedDict()
         super().__init__(params, {"lr": lr})
@@ -229,19 +231,26 @@ class RegNewton(torch.optim.Optimizer):
             maximize=self.options.maximize,
             double_backward=twice,
             backward_calls=self._backward_calls,
+            once=self._once,
         )
         state = {param: dict(values) for param, values in self.state.items()}
-        memory, warned = self._memory, self._warned
+        memory, said = self._memory, self._once.said
 
         def undo() -> None:
             evaluator.snapshot.restore()
             self.state.clear()
             self.state.update(state)
-            self._memory, self._warned = memory, warned
+            self._memory, self._once.said = memory, said
 
         try:
             iteration = Iteration(
-                evaluator, self.options, self._memory, self.state, self._lengths(params), twice
+                evaluator,
+                self.options,
+                self._memory,
+                self.state,
+                self._lengths(params),
+                twice,
+                self._once,
             )
             outcome = iteration.run(self._backward_calls, self._observe)
             self._remember(outcome, differences and lasting)
@@ -282,7 +291,7 @@ class RegNewton(torch.optim.Optimizer):
             **super().__getstate__(),
             "options": self.options,
             "_memory": self._memory,
-            "_warned": self._warned,
+            "_once": Once(self._once.said),
             "_observers": OrderedDict(),
         }
 
@@ -308,12 +317,13 @@ class RegNewton(torch.optim.Optimizer):
         if differences:
             memory = replace(memory, finite_difference=True)
         self._memory = memory
-        if self._warned:
-            return
-        message = advice(outcome.step, self.options, outcome.underdetermined)
-        if message is not None:
-            self._warned = True
-            warn(message)
+        warnings = {
+            "advice": advice(outcome.step, self.options, outcome.underdetermined),
+            "unsolved": unsolved(outcome.step, self.options),
+        }
+        for kind, message in warnings.items():
+            if message is not None:
+                self._once(kind, message)
 
     def _observe(self, observation: Observation) -> None:
         for observer in list(self._observers.values()):

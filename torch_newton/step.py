@@ -93,7 +93,8 @@ class Step:
         system: which matrix it was solved with.
         jacobian: how the per-sample Jacobian was read, by the name in `graph.reading.Rung`;
             ``"NONE"`` where it was not.
-        unread: the parameters that the Jacobian leaves out, and what was in the way.
+        unread: the parts of the loss that were not recognised and the parameters that the
+            Jacobian leaves out, and what was in the way.
     """
 
     iteration: int

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from torch_newton import Attempt, DampingContext, RegNewton, Step
+from torch_newton import Attempt, DampingContext, RegNewton, RetryingRule, Step
 
 from .problems import training
 from .report import LOOKS, Claim, Result
@@ -29,7 +29,7 @@ BETA, WIDTH, SECONDS, MAX_STEPS = 0.52, 1000, 15.0, 10_000
 
 
 @dataclass(frozen=True)
-class PublishedDamping:
+class PublishedDamping(RetryingRule):
     """The adaptive damping of the paper's experiments: 1e-8 at first, x 0.8 and x 2.
 
     Accepted is a step that lowers the loss; negative curvature counts as a failure.
@@ -37,7 +37,7 @@ class PublishedDamping:
 
     attempts: int = 6
 
-    def __call__(self, last: Step | None, scale: DampingContext) -> float:
+    def __call__(self, last: Step | None, context: DampingContext) -> float:
         if last is None:
             return 1e-8
         return _clipped(last.damping * 0.8 if last.accepted else last.damping)
@@ -45,7 +45,7 @@ class PublishedDamping:
     def accepts(self, attempt: Attempt) -> bool:
         return attempt.ratio > 0 and not attempt.negative_curvature
 
-    def retry(self, damping: float, attempt: Attempt, scale: DampingContext) -> float:
+    def retry(self, damping: float, attempt: Attempt, context: DampingContext) -> float:
         return _clipped(2 * damping)
 
 

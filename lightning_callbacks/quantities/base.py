@@ -59,7 +59,8 @@ class Quantity(ABC):
     Attributes:
         name: under which users ask for it.
         needs: what of the point it is computed from. Where the gradient, or with `Need.SPECTRUM`
-            or `Need.EIGENVECTORS` the Hessian, is not finite, `unknown` is logged in place of it.
+            or `Need.EIGENVECTORS` the Hessian, is not finite, `unknown` is logged in place of it;
+            and where it needs the Hessian and autograd's is not symmetric.
             Where `Need.JACOBIAN` is wanted of a loss without recognised outputs, nothing is; nor
             where there is no time for what is needed. One without needs is computed at every
             point.

@@ -82,13 +82,13 @@ def _damped_by_lambda_d(
     H, shift = point.H, point.damping / scaling.square()
     if spectrum.matrix is None:
         D = LinearOperator(H.shape, shift.mul, shift.mul, H.dtype, H.device)
+        epsilon, products = point.hessian_epsilon, point.settings.max_products
+        asymmetry = point.asymmetry.size
         if point.allowance.unlimited:
-            found = lanczos_extremes(H + D, point.hessian_epsilon, point.settings.max_products)
+            found = lanczos_extremes(H + D, epsilon, products, asymmetry)
         else:
-            found = extremes_within(
-                H + D, point.hessian_epsilon, point.allowance, point.settings.max_products
-            )
+            found = extremes_within(H + D, epsilon, point.allowance, products, asymmetry)
         return (UNKNOWN, math.inf) if found is None else found
     values = torch.linalg.eigvalsh(spectrum.matrix + torch.diag(shift.double()))
-    rounding = rounding_of(values, point.hessian_epsilon)
+    rounding = max(rounding_of(values, point.hessian_epsilon), point.asymmetry.size)
     return dense_extremes(values, rounding), rounding

@@ -195,6 +195,32 @@ def error_of(case: str, rank: int) -> str:
     return "no error"
 
 
+def undefined(rank: int) -> list[Tensor]:
+    """One rank's loss is not defined at the first trial of each step."""
+    inner = network(1)
+    model = DistributedDataParallel(inner)
+    optimizer = RegNewton(model.parameters())
+    accepted = []
+    for _ in range(STEPS):
+        start, trials = flat(inner).clone(), 0
+
+        def closure() -> Tensor:
+            nonlocal trials
+            optimizer.zero_grad()
+            loss = loss_of("auto", model, rank)
+            moved = not torch.equal(flat(inner), start)  # noqa: B023
+            trials += moved
+            if rank == 1 and moved and trials == 1:
+                raise ValueError("not defined here")
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert optimizer.last_step is not None
+        accepted.append(torch.tensor([optimizer.last_step.attempts]))
+    return [flat(inner), *accepted]
+
+
 def batch_norm(rank: int) -> list[Tensor]:
     """Buffers are counted once a step, and every rank has the same weights."""
     inner = network(1, norm=True)
@@ -226,6 +252,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         results[case] = error_of(case, rank)
         dist.barrier()
     results["batch_norm"] = batch_norm(rank)
+    results["undefined"] = undefined(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

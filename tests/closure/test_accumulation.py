@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -209,3 +210,44 @@ def test_lightning_accumulates_and_clips(namespace: str, k: int, clip: float | N
         with torch.no_grad():
             nn.utils.vector_to_parameters(weights(reference) + move, list(reference.parameters()))
     assert_close(weights(module.net), weights(reference), 1e-8)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("k", [1, 3])
+def test_accumulation_on_purpose_is_not_taken_for_a_forgotten_zero_grad(
+    k: int, to_none: bool
+) -> None:
+    model = mlp(2, 4, 1)
+    optimizer = RegNewton(model.parameters())
+    *others, last = batches(k)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):
+            optimizer.zero_grad(to_none)
+            for batch in others:
+                loss_of(model, batch).backward()
+
+            def closure() -> Tensor:
+                loss = loss_of(model, last)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+
+
+def test_a_gradient_that_was_accumulated_without_end_is_not_warned_of() -> None:
+    """Somebody has sent another batch backward since the last step, so that it may be meant."""
+    model = mlp(2, 4, 1)
+    optimizer = RegNewton(model.parameters())
+    first, last = batches(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            loss_of(model, first).backward()
+
+            def closure() -> Tensor:
+                loss = loss_of(model, last)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)

@@ -100,6 +100,15 @@ def test_a_failure_on_one_rank_stops_all(ranks: list[dict[str, Any]], case: str,
     assert not any("(and moved)" in message for message in messages)
 
 
+def test_a_trial_that_is_not_defined_on_one_rank_is_refused_on_all(
+    ranks: list[dict[str, Any]],
+) -> None:
+    results = [rank["undefined"] for rank in ranks]
+    for result in results:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+    assert any(int(attempts) > 1 for attempts in results[0][1:])
+
+
 @pytest.mark.parametrize("name", ["FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine"])
 def test_models_in_parts_are_refused_before_the_first_step(
     name: str, monkeypatch: pytest.MonkeyPatch

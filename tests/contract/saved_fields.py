@@ -70,6 +70,40 @@ def _bce() -> Tensor:
     )
 
 
+BAGS, GROUPS = torch.tensor([[1, 2], [3, 1]]), constant(2, 4)
+LEFT, RIGHT = constant(2, 3), constant(2, 4)
+
+
+def _bag() -> Tensor:
+    return F.embedding_bag(BAGS, tensor(5, 4), mode="sum")
+
+
+def _selected() -> Tensor:
+    return tensor(5, 4).index_select(-2, BAGS[0])
+
+
+def _gathered() -> Tensor:
+    return tensor(5, 4).gather(0, BAGS)
+
+
+def _trilinear() -> Tensor:
+    return torch._trilinear(LEFT, tensor(5, 3, 4), RIGHT, [1, 3], [0], [1, 2], [2, 3])
+
+
+def _group_norm() -> Tensor:
+    return F.group_norm(GROUPS, 2, tensor(4), tensor(4))
+
+
+def _batch_norm(training: bool) -> Callable[[], Tensor]:
+    mean, var = constant(3), constant(3) + 1
+    return lambda: F.batch_norm(A, mean.clone(), var.clone(), tensor(3), tensor(3), training)
+
+
+def _dist() -> Tensor:
+    return torch.dist(tensor(3), constant(3) + 1)
+
+
+BOUND = "the square above this loss is not found, or is a wrong one"
 JACOBIAN = "per-sample Jacobians of "
 SCALED = "a scaled sum would be read as a plain one, caught only by the random check"
 BINARY = "a loss with negative weights would be taken for convex"
@@ -299,6 +333,129 @@ FIELDS = [
         "residuals.MEAN is another number: the curvature is off by the number of entries",
     ),
     Field("MseLossBackward0", "reduction", _mse("sum"), 2, "as for 'none'"),
+    Field("AbsBackward0", "self", lambda: tensor(3).abs(), constant(3), BOUND),
+    Field("DistBackward0", "self", _dist, constant(3), BOUND),
+    Field("DistBackward0", "other", _dist, constant(3) + 1, BOUND),
+    Field("DistBackward0", "p", _dist, 2, BOUND),
+    Field(
+        "LinalgVectorNormBackward0",
+        "dim",
+        lambda: tensor(2, 3).norm(dim=-1),
+        (WRAPPED - 1,),
+        BOUND,
+    ),
+    Field("LinalgVectorNormBackward0", "dim", lambda: tensor(3).norm(), None, BOUND),
+    Field("VarBackward0", "self", lambda: tensor(3).var(), constant(3), BOUND),
+    Field("VarBackward0", "dim", lambda: tensor(2, 3).var(-1), (WRAPPED - 1,), BOUND),
+    Field("VarBackward0", "dim", lambda: tensor(2, 3).var(), None, BOUND),
+    Field("VarBackward0", "correction", lambda: tensor(3).var(correction=2), 2, BOUND),
+    Field("VarBackward0", "correction", lambda: tensor(3).var(unbiased=False), 0, BOUND),
+    Field("StdBackward0", "result", lambda: tensor(3).std(), torch.tensor(1.0), BOUND),
+    Field(
+        "LogSoftmaxBackward0",
+        "result",
+        lambda: tensor(2, 3).log_softmax(-1),
+        A.log_softmax(1),
+        "a cross-entropy in single precision leaves function space where it is small",
+    ),
+    Field(
+        "LogSoftmaxBackward0",
+        "dim",
+        lambda: tensor(2, 3).log_softmax(-1),
+        WRAPPED - 1,
+        "a cross-entropy in single precision leaves function space where it is small",
+    ),
     Field("BinaryCrossEntropyWithLogitsBackward0", "weight", _bce, constant(3) + 1, BINARY),
     Field("BinaryCrossEntropyWithLogitsBackward0", "pos_weight", _bce, constant(3) + 2, BINARY),
+    Field(
+        "ConvolutionBackward0",
+        "output_padding",
+        lambda: F.conv_transpose1d(WAVES, tensor(3, 4, 2), stride=2, output_padding=1),
+        (1,),
+        "transposed convolutions are read wrongly",
+    ),
+    Field("EmbeddingBagBackward0", "indices", _bag, BAGS.reshape(-1), JACOBIAN + "bags are lost"),
+    Field("EmbeddingBagBackward0", "offsets", _bag, torch.tensor([0, 2]), "other bags are read"),
+    Field("EmbeddingBagBackward0", "per_sample_weights", _bag, None, "bags are read wrongly"),
+    Field("EmbeddingBagBackward0", "mode", _bag, 0, "a sum must be mode 0"),
+    Field(
+        "EmbeddingBagBackward0",
+        "mode",
+        lambda: F.embedding_bag(BAGS, tensor(5, 4), mode="mean"),
+        1,
+        "a mean must be mode 1",
+    ),
+    Field("EmbeddingBagBackward0", "weight_sym_argsize_0", _bag, 5, "as for embeddings"),
+    Field("EmbeddingBagBackward0", "scale_grad_by_freq", _bag, False, "as for embeddings"),
+    Field("EmbeddingBagBackward0", "padding_idx", _bag, WRAPPED - 1, "as for embeddings"),
+    Field(
+        "IndexBackward0",
+        "indices",
+        lambda: tensor(5, 4)[:, BAGS[0]],
+        (None, BAGS[0]),
+        "entries that are taken from a table by number are not read",
+    ),
+    Field("IndexSelectBackward0", "dim", _selected, WRAPPED - 2, "other entries are read"),
+    Field("IndexSelectBackward0", "index", _selected, BAGS[0], "other entries are read"),
+    Field("GatherBackward0", "dim", _gathered, 0, "other entries are read"),
+    Field("GatherBackward0", "index", _gathered, BAGS, "other entries are read"),
+    Field("RepeatBackward0", "repeats", lambda: tensor(3).repeat(4), (4,), "copies are misread"),
+    Field(
+        "DivBackward0",
+        "self",
+        lambda: A / tensor(3),
+        A,
+        JACOBIAN + "x / w cannot be read",
+    ),
+    Field("DivBackward0", "other", lambda: tensor(3) / A, A, JACOBIAN + "w / x cannot be read"),
+    Field("PreluKernelBackward0", "self", lambda: F.prelu(A, tensor(3)), A, "slopes are misread"),
+    Field("TrilinearBackward0", "i1", _trilinear, LEFT, JACOBIAN + "bilinear layers are lost"),
+    Field("TrilinearBackward0", "i3", _trilinear, RIGHT, JACOBIAN + "bilinear layers are lost"),
+    Field("NativeGroupNormBackward0", "input", _group_norm, GROUPS, "group norm is lost"),
+    Field(
+        "NativeGroupNormBackward0",
+        "result1",
+        _group_norm,
+        GROUPS.reshape(2, 2, 2).mean(2),
+        "this must be the mean of each sample's groups; group norm would be read wrongly",
+    ),
+    Field(
+        "NativeGroupNormBackward0",
+        "result2",
+        _group_norm,
+        (GROUPS.reshape(2, 2, 2).var(2, correction=0) + 1e-5).rsqrt(),
+        "this must be one over the standard deviation; group norm would be read wrongly",
+    ),
+    Field("NativeBatchNormBackward0", "input", _batch_norm(True), A, "batch norm is lost"),
+    Field("NativeBatchNormBackward0", "training", _batch_norm(True), True, "other statistics"),
+    Field("NativeBatchNormBackward0", "training", _batch_norm(False), False, "other statistics"),
+    Field(
+        "NativeBatchNormBackward0",
+        "result1",
+        _batch_norm(True),
+        A.mean(0),
+        "in training mode this must be the mean of the batch",
+    ),
+    Field(
+        "NativeBatchNormBackward0",
+        "result2",
+        _batch_norm(True),
+        (A.var(0, correction=0) + 1e-5).rsqrt(),
+        "in training mode this must be one over the standard deviation of the batch",
+    ),
+    Field(
+        "NativeBatchNormBackward0",
+        "running_mean",
+        _batch_norm(False),
+        constant(3),
+        "batch norm in evaluation mode would be read wrongly",
+    ),
+    Field(
+        "NativeBatchNormBackward0",
+        "running_var",
+        _batch_norm(False),
+        constant(3) + 1,
+        "batch norm in evaluation mode would be read wrongly",
+    ),
+    Field("NativeBatchNormBackward0", "eps", _batch_norm(False), 1e-5, "as for running_var"),
 ]

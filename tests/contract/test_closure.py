@@ -163,3 +163,13 @@ def test_hooks_on_all_modules_run_and_may_be_replaced_while_one_runs() -> None:
         "a global hook cannot be exchanged for one of the module while that is called: buffers "
         f"of a compiled module are not put back; {SNAPSHOTS}"
     )
+
+
+def test_the_version_of_a_parameter_can_be_kept() -> None:
+    from torch.autograd import grad_mode
+
+    x = torch.ones(2, requires_grad=True)
+    square = x.square().sum()
+    with grad_mode._unsafe_preserve_version_counter((x,)), torch.no_grad():
+        x.clamp_(-5, 5)
+    torch.autograd.grad(square, x)  # raises where the version has changed

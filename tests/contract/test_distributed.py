@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torch_newton.closure.distributed import SHARDED
+from torch_newton.closure.distributed import SHARDED, _under_join
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="PyTorch without gloo"
@@ -45,6 +45,17 @@ def test_ddp_says_whether_it_runs_under_join(wrapped: DistributedDataParallel) -
     assert wrapped._join_config.enable is False, lost
     with wrapped.join():
         assert wrapped._join_config.enable is True, lost
+
+
+def test_nobody_keeps_a_join_that_has_ended(wrapped: DistributedDataParallel) -> None:
+    with wrapped.join():
+        assert _under_join(wrapped)
+    assert not _under_join(wrapped), (
+        "the context of DistributedDataParallel.join() outlives its block: after a join RegNewton "
+        f"refuses every step; {FILE}"
+    )
+    with wrapped.join():
+        assert _under_join(wrapped)
 
 
 def test_ddp_holds_its_group(wrapped: DistributedDataParallel) -> None:

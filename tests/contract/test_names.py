@@ -9,9 +9,11 @@ import pytest
 from tests.contract.files import files_that_name
 from tests.contract.graphs import NODES, ONLY_BY_ATEN, WRITTEN
 from torch_newton.autodiff.nodes import inputs
+from torch_newton.graph.cut import ELEMENTWISE
 from torch_newton.graph.readers import READERS
 from torch_newton.graph.residuals import CURVED, LINEAR, NORMS
 from torch_newton.graph.views import SCALES, VIEWS
+from torch_newton.graph.walk import CONCAVE
 
 TABLES: dict[str, tuple[Collection[str], str]] = {
     "READERS": (
@@ -36,6 +38,15 @@ TABLES: dict[str, tuple[Collection[str], str]] = {
         CURVED,
         "this loss is no longer known to be convex in its outputs, so that there is no "
         "Gauss-Newton matrix and no function space",
+    ),
+    "CONCAVE": (
+        CONCAVE,
+        "a loss inside this increasing function, such as the root of a mean of squares, has no "
+        "second derivative in closed form, and is measured",
+    ),
+    "ELEMENTWISE": (
+        ELEMENTWISE,
+        "a trained number that enters the loss here is taken for a part of the network",
     ),
     "NORMS": (
         NORMS,

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
+from tests.graph.graphs import COMPUTED, GRAPHS, POINTS, TABLES, Graph, functional, network
 from tests.helpers import randn
 from torch_newton import find_residuals
 from torch_newton.graph.ladder import read_jacobian
@@ -24,9 +25,7 @@ from torch_newton.linalg.flat import flatten
 
 pytestmark = pytest.mark.usefixtures("float64", "held")
 
-Graph = tuple[Tensor, list[Tensor]]
-
-OFF_GRAPH = (Rung.BLOCKS, Rung.SEARCHED)
+OFF_GRAPH = (Rung.BLOCKS, Rung.SEARCHED, Rung.ACROSS, Rung.COMPOSED)
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +33,31 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def check(z: Tensor, params: Iterable[Tensor], unread: int = 0) -> None:
-    """The rows that are read are those of autograd, one by one, scaled by the root of Q = 2."""
+def node_of(z: Tensor) -> Node:
+    assert z.grad_fn is not None
+    return z.grad_fn
+
+
+def check(
+    z: Tensor, params: Iterable[Tensor], unread: int = 0, beyond: int = 0
+) -> tuple[Rung, ...]:
+    """The rows that are read are those of autograd, one by one, scaled by the root of Q = 2.
+
+    Args:
+        z: the outputs.
+        params: the parameters.
+        unread: how many parameters no reader knows, nor anything else that reads off the graph.
+        beyond: how many no reader knows, but something else reads.
+
+    Returns:
+        On which rung each is read.
+    """
     params = list(params)
     residuals = find_residuals(z.square().sum())
     (term,) = residuals.terms
     root = output_hessian_root(term)
     assert root is not None
-    assert len(find_uses([term.z.node], params).obstacles) == unread
+    assert len(find_uses([term.z.node], params).obstacles) == unread + beyond
     reading = read_jacobian(Request([term], params, [root]))
     found = reading.jacobian
     assert found is not None
@@ -67,119 +83,7 @@ def check(z: Tensor, params: Iterable[Tensor], unread: int = 0) -> None:
     v, u = randn(J.shape[1]), randn(J.shape[0], seed=9)
     torch.testing.assert_close(found.matvec(v), J @ v, rtol=1e-11, atol=1e-11 * size)
     torch.testing.assert_close(found.rmatvec(u), J.T @ u, rtol=1e-11, atol=1e-11 * size)
-
-
-def network(*layers: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*layers)
-
-
-class Attention(nn.Module):
-    """One head, between the positions of each sample alone."""
-
-    def __init__(self, width: int, bias: bool = True) -> None:
-        super().__init__()
-        self.q, self.k, self.v = (nn.Linear(width, width, bias=bias) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights = (self.q(x) @ self.k(x).mT).softmax(-1)
-        return weights @ self.v(x)
-
-
-def of(net: nn.Module, *shape: int) -> Graph:
-    return net(randn(*shape)), list(net.parameters())
-
-
-def embedding() -> Graph:
-    net = network(nn.Embedding(9, 3, padding_idx=2), nn.Tanh(), nn.Flatten(), nn.Linear(15, 1))
-    return net(torch.randint(0, 9, (8, 5))), list(net.parameters())
-
-
-def functional(make: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Graph:
-    params = [randn(*shape, seed=20 + i).requires_grad_() for i, shape in enumerate(shapes)]
-    return make(*params), params
-
-
-X, POINTS = randn(6, 4, 3), randn(10, 3)
-LAYERS = torch.nn.TransformerEncoderLayer
-
-GRAPHS: dict[str, Callable[[], Graph]] = {
-    "a matrix as a tensor of another class": lambda: functional(
-        lambda w: torch.tanh(POINTS @ torch.ops.aten.alias(w)), (3, 2)
-    ),
-    "layer norm": lambda: of(
-        network(nn.Linear(3, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 1)), 7, 3
-    ),
-    "layer norm over two dimensions": lambda: of(
-        network(nn.LayerNorm([4, 3]), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)), 6, 4, 3
-    ),
-    "layer norm on sequences": lambda: of(
-        network(nn.Linear(3, 5), nn.LayerNorm(5), nn.Flatten(), nn.Tanh(), nn.Linear(20, 1)),
-        6, 4, 3,
-    ),
-    "scale": lambda: functional(lambda w, s: torch.tanh(POINTS @ w) * s, (3, 2), (2,)),
-    "scale on the left": lambda: functional(lambda w, s: s * torch.tanh(POINTS @ w), (3, 2), (2,)),
-    "one number": lambda: functional(lambda w, s: s * torch.tanh(POINTS @ w), (3, 1), ()),
-    "one number, as a vector": lambda: functional(
-        lambda w, s: (s * torch.tanh(POINTS @ w))[:, 0], (3, 1), (1,)
-    ),
-    "squared scale": lambda: functional(lambda w, s: s * s * torch.tanh(POINTS @ w), (3, 2), (2,)),
-    "added and subtracted": lambda: functional(
-        lambda a, b, c: c - (torch.tanh(POINTS + a) - b), (3,), (3,), (3,)
-    ),
-    "bias of channels": lambda: functional(
-        lambda w, b: torch.tanh(torch.einsum("bti,ij->bjt", X, w) + b[None, :, None]).sum((1, 2)),
-        (3, 5), (5,),
-    ),
-    "linear layer on sequences": lambda: of(
-        network(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2, bias=False), nn.Flatten()), 6, 4, 3
-    ),
-    "sequence first": lambda: functional(
-        lambda w, b: torch.tanh(X.transpose(0, 1) @ w + b).sum((0, 2)), (3, 5), (5,)
-    ),
-    "einsum": lambda: functional(
-        lambda w: torch.einsum("bti,oi->bto", X, w).tanh().sum((1, 2)), (5, 3)
-    ),
-    "batched matrix products": lambda: functional(
-        lambda w: torch.bmm(X, w.expand(6, 3, 3)).tanh().sum((1, 2)), (3, 3)
-    ),
-    "batched matrix products from the left": lambda: functional(
-        lambda w: torch.bmm(w.expand(6, 4, 4), X).tanh().sum((1, 2)), (4, 4)
-    ),
-    "batched, with a transpose": lambda: functional(
-        lambda w: torch.bmm(X, w.T.expand(6, 3, 3)).tanh().sum((1, 2)), (3, 3)
-    ),
-    "baddbmm": lambda: functional(
-        lambda b, w: torch.baddbmm(b, X, w.expand(6, 3, 2)).tanh().sum((1, 2)), (2,), (3, 2)
-    ),
-    "attention": lambda: of(network(nn.Linear(3, 4), Attention(4), nn.Flatten()), 5, 6, 3),
-    "attention without bias": lambda: of(network(Attention(3, bias=False), nn.Flatten()), 5, 6, 3),
-    "transformer layer": lambda: of(
-        network(LAYERS(4, 2, 6, dropout=0.0, batch_first=True), nn.Flatten(), nn.Linear(24, 1)),
-        5, 6, 4,
-    ),
-    "embedding": embedding,
-    "convolution": lambda: of(
-        network(nn.Conv1d(2, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(24, 1)), 7, 2, 8
-    ),
-    "two convolutions": lambda: of(
-        network(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Conv2d(3, 2, 2, stride=2), nn.Flatten()),
-        4, 1, 6, 6,
-    ),
-    "vector of weights": lambda: functional(
-        lambda w, c: torch.tanh(POINTS @ w) @ c, (3, 5), (5,)
-    ),
-    "reversed order": lambda: functional(lambda w: torch.tanh(POINTS @ w).flip(0), (3, 2)),
-    "every second row": lambda: functional(lambda w: torch.tanh(POINTS @ w)[::2], (3, 2)),
-    "chosen rows": lambda: functional(
-        lambda w: torch.tanh(POINTS[:4] @ w).sum(1)[[0, 1, 3]], (3, 2)
-    ),
-    "matrix over a constant": lambda: functional(
-        lambda w, s: torch.tanh(POINTS @ (w / math.sqrt(7)).T) * s, (2, 3), (2,)
-    ),
-    "matrix times a constant": lambda: functional(
-        lambda w, v: torch.tanh(POINTS @ (0.3 * w)) @ -v, (3, 2), (2, 1)
-    ),
-}  # fmt: skip
+    return reading.rungs
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -187,22 +91,37 @@ def test_rows_are_those_of_autograd(name: str) -> None:
     check(*GRAPHS[name]())
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_of_tables_are_those_of_autograd(name: str) -> None:
+    z, params = TABLES[name]()
+    check(z, params, beyond=len(find_uses([node_of(z)], params).obstacles))
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_rows_of_parameters_of_which_weights_are_computed(name: str) -> None:
+    z, params = COMPUTED[name]()
+    rungs = check(z, params, beyond=len(find_uses([node_of(z)], params).obstacles))
+    assert Rung.COMPOSED in rungs
+
+
+def test_both_halves_of_an_operator_network() -> None:
+    branch, trunk = (network(nn.Linear(n, 5), nn.Tanh(), nn.Linear(5, 4)) for n in (3, 1))
+    z = torch.einsum("bi,ni->bn", branch(POINTS), trunk(randn(6, 1)))
+    rungs = check(z, [*branch.parameters(), *trunk.parameters()])
+    assert set(rungs[:4]) == {Rung.BLOCKS}
+    assert set(rungs[4:]) == {Rung.ACROSS}
+
+
 SMALL: dict[str, Callable[[], Graph]] = {
-    "exponential of a parameter": lambda: functional(
-        lambda w, s: s.exp() * torch.tanh(POINTS @ w), (3, 2), (2,)
+    "angle to a parameter": lambda: functional(
+        lambda w, s: torch.atan2(torch.tanh(POINTS @ w), s), (3, 2), (2,)
     ),
-    "entries of a vector": lambda: functional(
-        lambda w, p: torch.tanh(POINTS @ w)[:, 0] * p[0] + p[1], (3, 1), (2,)
+    "maximum with a parameter": lambda: functional(
+        lambda w, s: torch.maximum(torch.tanh(POINTS @ w), s), (3, 2), (2,)
     ),
-    "unpacked vector": lambda: functional(
-        lambda w, p: next(a * torch.tanh(POINTS @ w)[:, 0] + b for a, b in [p.unbind()]),
-        (3, 1),
-        (2,),
+    "power of a parameter": lambda: functional(
+        lambda w, s: (2 + torch.tanh(POINTS @ w)) ** s, (3, 2), (2,)
     ),
-    "rows of a matrix": lambda: functional(
-        lambda w, p: torch.tanh(POINTS @ w) @ p[:2] + (POINTS @ w) @ p[2:], (3, 2), (4, 1)
-    ),
-    "PReLU": lambda: of(network(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 1)), 8, 3),
 }
 
 
@@ -270,6 +189,29 @@ def test_residuals_over_several_networks() -> None:
     check(z, [*u.parameters(), *k.parameters()])
 
 
+def test_a_value_and_its_derivative_by_forward_mode() -> None:
+    """The last weight is used with its entries in L by the one, and in R by the other."""
+    net = network(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
+    x = randn(9, 2)
+    value, derivative = torch.func.jvp(net, (x,), (torch.ones_like(x),))
+    check((value * derivative)[:, 0], net.parameters())
+
+
+def test_a_value_and_its_derivatives_by_vmap() -> None:
+    net = network(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
+    params = dict(net.named_parameters())
+
+    def value(x: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(net, params, (x[None],))[0, 0]
+        return result
+
+    x = randn(9, 2)
+    hessian = torch.func.vmap(torch.func.hessian(value))(x)
+    slope = torch.func.vmap(torch.func.jacfwd(value))(x)
+    z = hessian.diagonal(dim1=1, dim2=2).sum(1) + slope.sum(1)
+    check(z, net.parameters(), beyond=1)  # the last bias is multiplied by a number first
+
+
 def test_a_coefficient_of_a_differential_equation() -> None:
     u = network(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
     conductivity = torch.tensor(0.3, requires_grad=True)
@@ -298,22 +240,22 @@ def test_long_chains_of_operations_are_walked_without_recursion() -> None:
 
 
 UNREADABLE: dict[str, Callable[[], Graph]] = {
-    "one matrix for each sample": lambda: functional(
-        lambda w: torch.bmm(X, w).tanh().sum((1, 2)), (6, 3, 5)
+    "maximum with each unit": lambda: functional(
+        lambda w: torch.maximum(POINTS[:, :, None], w).tanh().sum((1, 2)), (3, 30)
     ),
     "samples mixed": lambda: functional(
         lambda w: randn(10, 10, seed=5) @ torch.tanh(POINTS @ w), (3, 30)
     ),
-    "normalised weights": lambda: functional(
-        lambda w: torch.tanh(POINTS @ F.normalize(w, dim=0)), (3, 30)
+    "angle to each unit": lambda: functional(
+        lambda w: torch.atan2(POINTS[:, :, None], w).tanh().sum((1, 2)), (3, 30)
     ),
 }
 
 
 OBSTACLES = {
-    "one matrix for each sample": "BmmBackward0",
+    "maximum with each unit": "MaximumBackward0",
     "samples mixed": "MmBackward0",
-    "normalised weights": "DivBackward0",
+    "angle to each unit": "Atan2Backward0",
 }
 
 
@@ -337,7 +279,7 @@ def test_large_parameters_in_unknown_roles_are_reported(name: str) -> None:
 def test_every_reader_and_view_is_met_by_a_graph_above() -> None:
     """Fails where a release of PyTorch renames a node that `readers` or `views` knows."""
     met: set[str] = set()
-    for make in [*GRAPHS.values(), *SMALL.values()]:
+    for make in [*GRAPHS.values(), *COMPUTED.values(), *TABLES.values()]:
         z, _ = make()
         assert z.grad_fn is not None
         stack, seen = [z.grad_fn], {z.grad_fn}

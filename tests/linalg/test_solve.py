@@ -19,7 +19,7 @@ from torch_newton import (
     from_dense,
     inverse,
 )
-from torch_newton.linalg.solve import solve_symmetric
+from torch_newton.linalg.solve import solve_or_eliminate, solve_symmetric
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -77,3 +77,35 @@ def test_inverse_takes_a_preconditioner() -> None:
 def test_inverse_that_does_not_exist_raises(matrix: Tensor) -> None:
     with pytest.raises(SolveError, match="2 x 2 operator stopped after"):
         inverse(from_dense(matrix.double())) @ torch.ones(2)
+
+
+def hard(n: int = 120) -> Tensor:
+    """Indefinite, with eigenvalues over ten decades."""
+    sizes = torch.logspace(-8, 2, n)
+    return symmetric_with(sizes * torch.where(torch.arange(n) % 3 == 0, -1.0, 1.0))
+
+
+def test_where_iterations_do_not_end_the_matrix_is_eliminated() -> None:
+    A = hard()
+    b = A @ randn(len(A), seed=1)
+    given_up, _ = solve_symmetric(from_dense(A), b, tol=1e-12)
+    assert given_up.stop is Stop.MAX_ITERATIONS
+    solution, negative = solve_or_eliminate(from_dense(A), b, tol=1e-12)
+    assert negative
+    assert solution.stop is Stop.CONVERGED
+    assert solution.iterations <= 3 * len(b) + 4
+    assert solution.residual_norm == float((b - A @ solution.x).norm()) < 1e-12 * float(b.norm())
+
+
+def test_a_matrix_that_is_too_large_is_not_formed() -> None:
+    A = from_dense(hard())
+    solution, _ = solve_or_eliminate(A, randn(120), tol=1e-12, dense_up_to=119)
+    assert solution.stop is Stop.MAX_ITERATIONS
+    assert solution.iterations > 3 * 120
+
+
+def test_a_singular_matrix_leaves_the_best_iterate() -> None:
+    A = torch.diag(torch.tensor([1.0, 2.0, 0.0]))
+    solution, _ = solve_or_eliminate(from_dense(A), torch.ones(3))
+    assert solution.stop is Stop.MAX_ITERATIONS
+    assert_close(A @ solution.x, torch.tensor([1.0, 1.0, 0.0]))

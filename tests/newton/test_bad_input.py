@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from tests.helpers import mlp, randn, tally
 from torch_newton import Adaptive, ClosureError, RegNewton, WidthScaled
@@ -426,6 +427,83 @@ case("hook on a parameter", "also acts on every product", UserWarning)(hook_on_p
 case("once differentiable", "once", RuntimeError)(never_twice)
 
 
+def fused_weight_norm() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
+    optimizer = RegNewton(layer.parameters(), damping=1.0)
+    optimizer.step(lambda: backward(layer(randn(4, 2)).tanh().square().sum()))
+
+
+def checkpointed(around: int, **options: Any) -> None:
+    """A reentrant checkpoint around one layer; the input asks for a gradient, as is usual."""
+    layers = [nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)]
+    optimizer = RegNewton(nn.Sequential(*layers).parameters(), **options)
+    x = randn(5, 2).requires_grad_()
+
+    def closure() -> Tensor:
+        z = x
+        for i, layer in enumerate(layers):
+            z = checkpoint(layer, z, use_reentrant=True) if i == around else layer(z)
+        return backward(z.square().mean())
+
+    optimizer.step(closure)
+
+
+def without_zero_grad(**options: Any) -> None:
+    model = mlp(2, 4, 1)
+    optimizer = RegNewton(model.parameters(), **options)
+    for _ in range(3):
+        optimizer.step(lambda: backward(functional.mse_loss(model(randn(9, 2)), randn(9, 1))))
+
+
+def over_its_own_value(**options: Any) -> None:
+    model = mlp(2, 4, 1)
+    optimizer = RegNewton(model.parameters(), **options)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.mse_loss(model(randn(9, 2)), randn(9, 1))
+        return backward(loss / loss.detach())
+
+    for _ in range(3):
+        optimizer.step(closure)
+
+
+for _options in ({}, {"damping": 1.0}, {"preconditioner": None}):
+    case(f"no zero_grad {_options}", "call optimizer.zero_grad() in the closure", UserWarning)(
+        lambda options=_options: without_zero_grad(**options)
+    )
+for _options in ({}, {"curvature": "gauss_newton", "damping": 1.0}):
+    case(f"normalised {_options}", "divided by its own detached value", UserWarning)(
+        lambda options=_options: over_its_own_value(**options)
+    )
+
+
+def unsolved(**options: Any) -> None:
+    x = p(5)
+    x.data = randn(5)
+    optimizer = RegNewton([x], damping=1e-3, preconditioner=None, **options)
+    optimizer.step(lambda: backward((torch.arange(1.0, 6.0) * (3 * x).sin()).sum()))
+
+
+case("one product", "was not solved to cg_tol", UserWarning)(lambda: unsolved(cg_max_iter=1))
+for _layer in (0, 2, 4):
+    for _options in ({}, {"damping": 1.0}, {"hvp": "finite_difference"}, {"curvature": "hessian"}):
+        case(f"checkpoint {_layer} {_options}", "pass use_reentrant=False", ClosureError)(
+            lambda layer=_layer, options=_options: checkpointed(layer, **options)
+        )
+
+
+def counted_rows() -> None:
+    layer = nn.Embedding(4, 2, scale_grad_by_freq=True)
+    optimizer = RegNewton(layer.parameters(), curvature="hessian")
+    rows = torch.tensor([[0, 1], [1, 2], [1, 3]])
+    optimizer.step(lambda: backward(layer(rows).prod(1).sin().square().sum()))
+
+
+case("weight norm", "is not the derivative of the gradient", UserWarning)(fused_weight_norm)
+case("scale_grad_by_freq", "not the gradient of any function", UserWarning)(counted_rows)
+
+
 def hooked(x: Tensor) -> Tensor:
     loss = x.square().sum()
     y = x * 1
@@ -481,11 +559,13 @@ def test_good_input_gives_no_warning() -> None:
             x = p()
             optimizer = RegNewton([x], lr=lr)
             for _ in range(3):
+                optimizer.zero_grad()
                 optimizer.step(lambda x=x: backward((x - 3).square().sum()))
         model = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.3), nn.BatchNorm1d(4), nn.Linear(4, 1))
         optimizer = RegNewton(model.parameters())
         data = randn(8, 2)
         for _ in range(3):
+            optimizer.zero_grad()
             optimizer.step(lambda: backward(functional.mse_loss(model(data), data[:, :1])))
 
 
@@ -497,6 +577,7 @@ def test_the_stochastic_warning_comes_once() -> None:
         optimizer.step(closure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        optimizer.zero_grad()
         optimizer.step(closure)
     copied = copy.deepcopy(optimizer.state_dict())
     resumed = RegNewton([s.x])

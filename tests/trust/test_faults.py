@@ -94,7 +94,11 @@ def raising(error: type[BaseException]) -> Callable[[Tensor], Tensor]:
     return fault
 
 
-ERRORS = [RuntimeError, KeyboardInterrupt, MemoryError, torch.OutOfMemoryError, ValueError]
+ERRORS = [KeyboardInterrupt, MemoryError, torch.OutOfMemoryError]
+"""What ends a step at any point."""
+
+ERRORS_AT_THE_START = [RuntimeError, ValueError]
+"""What ends a step where it begins, and elsewhere counts as a loss that is not finite."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -121,8 +125,9 @@ def test_a_fault_in_any_evaluation_leaves_nothing(name: str, steps: int) -> None
     tried = kept = 0
     problem = Problem(steps, **options)
     before = problem.snapshot()
+    start = 1 if steps else 2  # the first step evaluates its starting point twice
     for at in range(1, calls + 1):
-        for error in ERRORS:
+        for error in ERRORS + (ERRORS_AT_THE_START if at <= start else []):
             problem.calls, problem.at, problem.fault = 0, at, raising(error)
             with pytest.raises(error, match="injected"):
                 problem.step()
@@ -136,6 +141,24 @@ def test_a_fault_in_any_evaluation_leaves_nothing(name: str, steps: int) -> None
     other = Problem(steps, **options)
     other.step()
     assert same(problem.snapshot(), other.snapshot())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("steps", [0, 1], ids=["first step", "second step"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_error_at_a_trial_is_a_loss_that_is_not_finite(name: str, steps: int) -> None:
+    options = OPTIONS[name]
+    for at in range(2 if steps else 3, undisturbed_calls(options, steps) + 1):
+        after = []
+        for fault in (raising(ValueError), lambda loss: loss * float("nan")):
+            problem = Problem(steps, **options)
+            problem.at, problem.fault = at, fault
+            problem.step()
+            after.append(problem.snapshot())
+            after[-1].pop(6)  # the last step is in the state, too, where one NaN is like another
+        kept = same(*after)
+        tally("faults injected with nothing lost", 1, kept)
+        assert kept
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

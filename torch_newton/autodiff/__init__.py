@@ -21,10 +21,15 @@ from .products import (
     jacobian_at,
     output_hessian,
 )
+from .verification import Asymmetry, Verdict, WrongHessianError, asymmetry, verify
 
 __all__ = [
+    "Asymmetry",
     "NonFiniteProductError",
     "NotTwiceDifferentiableError",
+    "Verdict",
+    "WrongHessianError",
+    "asymmetry",
     "finite",
     "finite_difference_hessian",
     "gauss_newton",
@@ -35,4 +40,5 @@ __all__ = [
     "jacobian",
     "jacobian_at",
     "output_hessian",
+    "verify",
 ]

@@ -35,8 +35,7 @@ def finite_difference_hessian(
     """
     size = sum(param.numel() for param in params)
     dtype, device = params[0].dtype, params[0].device
-    squares = sum(float(torch.linalg.vector_norm(param.detach())) ** 2 for param in params)
-    length: float = torch.finfo(dtype).eps ** (1 / 3) * max(1.0, (squares / size) ** 0.5)
+    length = difference_length(params)
 
     def product(v: Tensor) -> Tensor:
         norm = float(torch.linalg.vector_norm(v))
@@ -46,6 +45,16 @@ def finite_difference_hessian(
         return (gradient_at(h * v) - gradient_at(-h * v)) / (2 * h)
 
     return symmetric(size, product, dtype=dtype, device=device)
+
+
+def difference_length(params: Sequence[Tensor]) -> float:
+    r"""How far a central difference moves the parameters either way:
+    :math:`\epsilon^{1/3} \max(1, |\theta| / \sqrt P)`.
+    """
+    size = sum(param.numel() for param in params)
+    squares = sum(float(torch.linalg.vector_norm(param.detach())) ** 2 for param in params)
+    length: float = torch.finfo(params[0].dtype).eps ** (1 / 3) * max(1.0, (squares / size) ** 0.5)
+    return length
 
 
 class NonFiniteProductError(NotTwiceDifferentiableError):

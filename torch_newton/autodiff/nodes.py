@@ -8,6 +8,7 @@ holds unknown nodes is reported as not recognised, which costs speed and never c
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,11 @@ def saved(node: Node, name: str, default: Any = None) -> Any:
     return value if type(value) is Tensor else value.as_subclass(Tensor)
 
 
+def wrapped(number: int) -> int:
+    """A dimension as autograd saves it, with negative ones wrapped around 2**64."""
+    return number - 2**64 if number >= 2**63 else number
+
+
 def leaf(node: Node) -> Tensor | None:
     """The tensor that the node accumulates into, where it is the end of a path."""
     if node.name() != "torch::autograd::AccumulateGrad":
@@ -55,6 +61,31 @@ def output_shape(node: Node, number: int = 0) -> torch.Size | None:
     return None if metadata is None else torch.Size(metadata[number].shape)
 
 
+def output_dtype(node: Node, number: int = 0) -> torch.dtype | None:
+    """The number type of what the operation returned; None where PyTorch does not say."""
+    metadata = getattr(node, "_input_metadata", None)
+    if metadata is None:
+        return None
+    dtype: torch.dtype = metadata[number].dtype
+    return dtype
+
+
+def topological(roots: Sequence[Node]) -> list[Node]:
+    """All nodes behind `roots`, themselves included, each after all of its inputs."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(root, False) for root in roots]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(edge.node, False) for edge in inputs(node) if edge.node not in seen]
+    return order
+
+
 def reachable(roots: Sequence[Node]) -> set[Node]:
     """All nodes behind `roots`, themselves included."""
     seen = set(roots)
@@ -65,6 +96,16 @@ def reachable(roots: Sequence[Node]) -> set[Node]:
                 seen.add(edge.node)
                 stack.append(edge.node)
     return seen
+
+
+def kinds(roots: Sequence[Node]) -> Counter[str]:
+    """How many nodes of each name there are behind `roots`, themselves included."""
+    return Counter(node.name() for node in reachable(roots))
+
+
+def is_custom(node: Node) -> bool:
+    """Whether the node belongs to a ``torch.autograd.Function`` that is written in Python."""
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
 def largest_gradient(roots: Sequence[Node]) -> int:

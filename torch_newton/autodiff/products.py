@@ -1,7 +1,6 @@
 """Gradient, Hessian, Jacobian and Gauss-Newton matrix, from one autograd graph.
 
-One forward pass serves them all. The graph holds the batch, the dropout mask and the batch
-statistics fixed, so that the Hessian is symmetric to rounding.
+One forward pass serves them all: its graph holds batch, dropout mask and batch statistics fixed.
 """
 
 from __future__ import annotations
@@ -11,14 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, Node
 
 from ..linalg.flat import filled, flatten, unflatten
 from ..linalg.operators import LinearOperator, symmetric
 from .batched import Batched
-from .nodes import reachable
+from .nodes import kinds
 
 Outputs = Tensor | Sequence[Tensor]
+
+COMPILED = "CompiledFunctionBackward"  # what the names of compiled functions' nodes begin with
 
 
 class NotTwiceDifferentiableError(RuntimeError):
@@ -48,6 +49,10 @@ def hessian(loss: Tensor, params: Sequence[Tensor]) -> LinearOperator:
         loss: a scalar with its graph. Do not modify the parameters in place while it is in use.
         params: the P parameters, as tensors of any shapes.
 
+    What autograd gives is not checked, and a few backward passes have a derivative that is wrong
+    without an error: that of PyTorch's fused ``weight_norm``, and those of functions whose authors
+    did not think of it. `autodiff.verification.verify` tests an operator, as `RegNewton` does.
+
     Raises:
         NotTwiceDifferentiableError: at the call or at a product, where the graph holds an
             operation without a second derivative; the message names the way out.
@@ -59,7 +64,7 @@ def gradient_and_hessian(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor
     """The gradient and the Hessian of one loss, which share one backward pass."""
     params = list(params)
     grads = differentiable_gradient(loss, params)
-    check_twice_differentiable(grads)
+    check_twice_differentiable(nodes_of(loss), grads)
     return flatten(filled(grads, params)).detach(), hessian_from_gradient(grads, params)
 
 
@@ -79,20 +84,35 @@ def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Ten
         raise _explained(error) from error
 
 
-def check_twice_differentiable(grads: Sequence[Tensor | None]) -> None:
-    """Raise where the graph of the gradient ends at a backward pass that has no derivative.
+def check_twice_differentiable(outputs: Sequence[Node], grads: Sequence[Tensor | None]) -> None:
+    """Raise where the graph of a gradient ends at a backward pass that has no derivative.
 
     Autograd cuts such a graph off, and would take a product over the rest of it for the whole.
+    A compiled function leaves no trace there, but in the graph of what was differentiated.
+
+    Args:
+        outputs: the nodes of what was differentiated.
+        grads: its derivatives, with their graph.
 
     Raises:
         NotTwiceDifferentiableError: there is such a node.
     """
     roots = [grad.grad_fn for grad in grads if grad is not None and grad.grad_fn is not None]
-    if any(node.name() == "torch::autograd::Error" for node in reachable(roots)):
+    if "torch::autograd::Error" in kinds(roots):
         raise NotTwiceDifferentiableError(
             "an operation of the model is marked as differentiable once only (once_differentiable)"
-            ": replace it by one whose backward pass autograd can differentiate"
+            ": replace it by one whose backward pass autograd can differentiate."
         )
+    if any(name.startswith(COMPILED) for name in kinds(list(outputs))):
+        raise NotTwiceDifferentiableError(
+            "a compiled function cannot be differentiated twice: call the model as it was before "
+            "torch.compile (model._orig_mod holds it), and a function likewise."
+        )
+
+
+def nodes_of(loss: Tensor) -> list[Node]:
+    """The node of a loss, none where it has no graph."""
+    return [] if loss.grad_fn is None else [loss.grad_fn]
 
 
 def hessian_from_gradient(
@@ -125,8 +145,7 @@ def hessian_from_gradient(
             raise _explained(error) from error
         return flatten(products).detach()
 
-    indices = [i for i, _ in live]
-    has_graph = [i in indices for i in range(len(params))]
+    has_graph = [grad is not None and grad.requires_grad for grad in grads]
     matmat = Batched([grad for _, grad in live], has_graph, params, params, product)
     size = sum(param.numel() for param in params)
     dtype, device = params[0].dtype, params[0].device
@@ -182,11 +201,11 @@ class _Backward:
         self, parts: list[Any], live: list[bool], like: list[Tensor], params: list[Tensor]
     ) -> None:
         self.parts, self.live, self.like, self.params = parts, live, like, params
-        self._pass: tuple[Tensor, Tensor] | None = None
+        self._pass: tuple[Tensor, Sequence[Tensor]] | None = None
 
     def vjp(self, u: Tensor) -> Tensor:
         """J^T u, P entries."""
-        return self._pulled_back(u, create_graph=False).detach()
+        return flatten(self._pulled_back(u, create_graph=False)).detach()
 
     def jvp(self, v: Tensor) -> Tensor:
         """J v, R entries."""
@@ -194,20 +213,24 @@ class _Backward:
             rows = sum(tensor.numel() for tensor in self.like)
             u = torch.zeros(rows, dtype=v.dtype, device=v.device, requires_grad=True)
             self._pass = u, self._pulled_back(u, create_graph=True)
-        u, gradient = self._pass
-        if not gradient.requires_grad:
+        u, grads = self._pass
+        live = [
+            (g, p) for g, p in zip(grads, unflatten(v, self.params), strict=True) if g.requires_grad
+        ]
+        if not live:
             return torch.zeros_like(u)
+        outputs, pieces = zip(*live, strict=True)
         try:
             (product,) = torch.autograd.grad(
-                gradient, u, v, retain_graph=True, allow_unused=True, materialize_grads=True
+                outputs, u, pieces, retain_graph=True, allow_unused=True, materialize_grads=True
             )
         except RuntimeError as error:
             raise _explained(error) from error
         return product.detach()
 
-    def _pulled_back(self, u: Tensor, create_graph: bool) -> Tensor:
+    def _pulled_back(self, u: Tensor, create_graph: bool) -> Sequence[Tensor]:
         pieces = zip(unflatten(u, self.like), self.live, strict=True)
-        grads = torch.autograd.grad(
+        return torch.autograd.grad(
             self.parts,
             self.params,
             [piece for piece, has_graph in pieces if has_graph],
@@ -216,7 +239,6 @@ class _Backward:
             allow_unused=True,
             materialize_grads=True,
         )
-        return flatten(grads)
 
 
 def output_hessian(loss: Tensor, outputs: Sequence[Tensor]) -> LinearOperator:

@@ -18,6 +18,7 @@ class BackwardCalls:
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
+        self._left: list[tuple[weakref.ref[Tensor], int]] = []
         self._handles: list[Any] = []
         weakref.finalize(self, _remove, self._handles)
 
@@ -38,6 +39,25 @@ class BackwardCalls:
     def number(self) -> int:
         """Of the parameter that most passes reached, how many they were."""
         return max(self.counts.values(), default=0)
+
+    def leave(self, params: Sequence[Tensor]) -> None:
+        """Note what a step leaves in ``.grad``, and start again at zero."""
+        grads = [param.grad for param in params if param.grad is not None]
+        self._left = [(weakref.ref(grad), grad._version) for grad in grads]
+        self.clear()
+
+    def forgotten(self, params: Sequence[Tensor]) -> bool:
+        """Whether ``.grad`` is just what the last step left, so that nobody has zeroed it.
+
+        Who accumulates on purpose has sent other losses backward since, or written there.
+        """
+        grads = [param.grad for param in params if param.grad is not None]
+        if not grads or self.number() > 0 or len(grads) != len(self._left):
+            return False
+        return all(
+            before() is grad and version == grad._version
+            for grad, (before, version) in zip(grads, self._left, strict=True)
+        )
 
     def clear(self) -> None:
         """Start again at zero."""

@@ -12,15 +12,19 @@ that a step decides by is such a mean, and so every rank takes the same step.
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
+from ..linalg.indexed_factor import IndexedFactor
 from ..linalg.operators import LinearOperator, symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import MAX_ENTRIES, MAX_SIZE, FunctionSpace
@@ -62,7 +66,7 @@ class Ranks:
         if isinstance(module, DistributedDataParallel):
             self._called_ddp, self._group = True, module.process_group
             self.synchronised = bool(module.require_backward_grad_sync)
-            if getattr(getattr(module, "_join_config", None), "enable", False):
+            if _under_join(module):
                 raise RankError(
                     "RegNewton cannot step under DistributedDataParallel.join(), where ranks "
                     "run out of batches one by one: give every rank the same number of batches"
@@ -193,6 +197,12 @@ class Ranks:
                 left = None if factor is None else factor.left
                 lefts[first] = self._rows(_filled(left, (jacobian.rows, uses, a), like), rows)
             right = None
+            if b < 0:
+                index = None if not isinstance(factor, IndexedFactor) else factor.index[:, :, None]
+                whole = _filled(index, (jacobian.rows, uses, 1), like.new_empty(0).long())
+                index = self._rows(whole, rows)[:, :, 0]
+                factors.append(IndexedFactor(lefts[first], None, index=index, number=-b))
+                continue
             if b > 0:
                 mine = None if factor is None else factor.right
                 right = self._rows(_filled(mine, (jacobian.rows, uses, b), like), rows)
@@ -214,10 +224,16 @@ class Ranks:
 
 
 def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
-    """Uses, columns of L, columns of R or 0, and the first parameter that has the same L."""
+    """Uses, columns of L and R, and the first parameter that has the same L.
+
+    In place of the columns of R there is 0 where there is no R, and minus the number of its rows
+    for a table.
+    """
     if factor is None:
         return [0] * 4
     right = 0 if factor.right is None else factor.right.shape[2]
+    if isinstance(factor, IndexedFactor):
+        right = -factor.number
     first = owner.setdefault(factor.layer, i)
     return [factor.left.shape[1], factor.left.shape[2], right, first]
 
@@ -227,6 +243,25 @@ def _filled(part: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> T
     if part is not None:
         full[:, : part.shape[1]] = part
     return full
+
+
+_ended: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+"""Of modules that once ran under ``join()`` the configuration of one that has ended."""
+
+
+def _under_join(module: nn.Module) -> bool:
+    """Whether the module is called within ``with module.join():``.
+
+    The module itself keeps the configuration when the block ends, but nobody keeps the context:
+    where there is none left, the block has ended.
+    """
+    config = getattr(module, "_join_config", None)
+    if not getattr(config, "enable", False) or _ended.get(module) is config:
+        return False
+    if any(issubclass(type(found), Join) for found in gc.get_objects()):
+        return True
+    _ended[module] = config
+    return False
 
 
 def _sharded(kind: type) -> str | None:

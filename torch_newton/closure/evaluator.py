@@ -9,14 +9,16 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import grad_mode
 
 from ..linalg.flat import flatten
-from ..warning import warn
+from ..warning import Once, warn
 from .accumulation import BackwardCalls
 from .capture import Captured, Closure, ClosureWarning, NonFiniteLossError, capture
 from .distributed import RankError, Ranks
 from .random_state import RandomState
 from .snapshots import Buffers, Snapshot
+from .undefined import is_fatal, undefined
 
 Result = TypeVar("Result")
 
@@ -35,12 +37,15 @@ class Evaluator:
         maximize: whether to take the loss with the opposite sign.
         double_backward: whether the graph should be one that can be differentiated twice.
         backward_calls: counts the backward passes before the step; restored with the rest.
+        once: gives warnings; a new one where none is given.
 
     Attributes:
         calls: evaluations so far.
+        tests: those of them that the step did not need, and that count for no decision.
         sign: 1, or -1 where the loss is maximized.
         ranks: the processes that share the step.
         snapshot: everything as it was before the step.
+        once: gives warnings.
     """
 
     def __init__(
@@ -51,10 +56,12 @@ class Evaluator:
         maximize: bool = False,
         double_backward: bool = True,
         backward_calls: BackwardCalls | None = None,
+        once: Once | None = None,
     ) -> None:
         self.closure = closure
         self.params = list(params)
         self.calls = 0
+        self.tests = 0
         self.sign = -1.0 if maximize else 1.0
         self.ranks = Ranks()
         self.snapshot = Snapshot(
@@ -63,6 +70,7 @@ class Evaluator:
             self.ranks.examine if self.ranks.distributed else None,
         )
         self._double_backward = double_backward
+        self.once = Once() if once is None else once
         self._after = self._drawn = self.snapshot.random
 
     def signed(self, value: Tensor) -> Tensor:
@@ -80,24 +88,27 @@ class Evaluator:
         self._after = RandomState.now(self.params)
         self._drawn = self.snapshot.random.unlike(self._after)
 
-    def loss_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
+    def loss_at(self, direction: Tensor, *, at_start: bool = False) -> tuple[float, Tensor | None]:
         """The loss at the starting point plus `direction`.
+
+        Args:
+            direction: P entries.
+            at_start: whether an exception is an error, as it is where `direction` is zero, and no
+                sign that `direction` leads to where the loss is not defined.
 
         Returns:
             The mean over the processes, NaN where it is not finite; and the loss of this process
-            with its graph, where it is finite.
+            with its graph, where that mean is finite.
         """
 
         def evaluate() -> Tensor | None:
-            try:
-                captured = capture(self.closure, double_backward=self._double_backward)
-            except NonFiniteLossError:
-                return None
-            return self.signed(captured.loss)
+            captured = self._captured(at_start=at_start)
+            return None if captured is None else self.signed(captured.loss)
 
         graph = self._at(direction, evaluate)
         own = math.nan if graph is None else graph.item()
-        return self.ranks.agree(own, self.params[0]), graph
+        value = self.ranks.agree(own, self.params[0])
+        return value, graph if math.isfinite(value) else None
 
     def gradient_at(self, direction: Tensor) -> Tensor:
         """The gradient of this process's loss at the start plus `direction`, P entries.
@@ -113,15 +124,51 @@ class Evaluator:
             total.add_(flatten(grads))
 
         def evaluate() -> None:
-            try:
-                captured = capture(self.closure, add, double_backward=self._double_backward)
-                if not captured.called_backward:
-                    add(captured.loss)
-            except NonFiniteLossError:
+            captured = self._captured(add)
+            if captured is None:
                 total.fill_(math.nan)
+            elif not captured.called_backward:
+                add(captured.loss)
 
         self._at(direction, evaluate)
         return total
+
+    def _captured(
+        self, on_backward: Callable[[Tensor], None] | None = None, *, at_start: bool = False
+    ) -> Captured | None:
+        """The closure's loss at a trial point; None where it is not finite or not defined."""
+        within: list[Exception] = []
+
+        def guarded(loss: Tensor) -> None:
+            assert on_backward is not None
+            try:
+                on_backward(loss)
+            except Exception as error:  # autograd's, not the closure's
+                within.append(error)
+                raise
+
+        try:
+            return capture(
+                self.closure,
+                None if on_backward is None else guarded,
+                double_backward=self._double_backward,
+            )
+        except NonFiniteLossError:
+            return None
+        except Exception as error:
+            if at_start or within or is_fatal(error):
+                raise
+            self.once("exception", undefined(error), ClosureWarning)
+            return None
+
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Count the evaluations within the block among `tests`, too."""
+        calls = self.calls
+        try:
+            yield
+        finally:
+            self.tests += self.calls - calls
 
     def check_repeatable(self, loss: float) -> None:
         """Warn where a second evaluation at the starting point gives another loss than `loss`.
@@ -134,7 +181,7 @@ class Evaluator:
                 "every product with the Hessian, and spoils them unless it is linear: change "
                 "gradients in the closure, after loss.backward()"
             )
-        again, _ = self.loss_at(torch.zeros_like(self.snapshot.point.vector))
+        again, _ = self.loss_at(torch.zeros_like(self.snapshot.point.vector), at_start=True)
         # Kernels that add in a varying order repeat a loss to a few units of rounding times the
         # square root of the number of terms; another batch gives another loss in the first digits.
         tolerance = max(1e-4, torch.finfo(self.params[0].dtype).eps ** 0.5)
@@ -177,7 +224,10 @@ class Evaluator:
         snapshot.trial_buffers = Buffers()
         try:
             snapshot.point.move(direction)
-            with self.reporting(), snapshot.trial_buffers:
+            # A closure that clamps its parameters without effect makes autograd believe that the
+            # graph at the start is of other values; all are put back.
+            unchanged = grad_mode._unsafe_preserve_version_counter(tuple(self.params))
+            with self.reporting(), snapshot.trial_buffers, unchanged:
                 return evaluate()
         finally:
             snapshot.point.restore()

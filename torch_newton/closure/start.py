@@ -10,15 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autodiff.nodes import kinds
 from ..linalg.flat import filled, flatten, unflatten
 from .accumulation import BackwardCalls
-from .capture import ClosureError, NonFiniteLossError
-from .distributed import Ranks
+from .capture import ClosureError, ClosureWarning, NonFiniteLossError
 from .evaluator import Evaluator
 from .surrogate import Surrogate
 
 Derivatives = Sequence[Tensor | None]
 Differentiate = Callable[[Tensor, Sequence[Tensor]], Derivatives]
+
+FORGOTTEN = (
+    "the gradient of the last step is still in .grad when the closure calls loss.backward(), and "
+    "this step adds to it: call optimizer.zero_grad() in the closure"
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def start(
         RankError: the processes cannot take a common step.
     """
     params, ranks = evaluator.params, evaluator.ranks
-    passes = _BackwardPasses(params, ranks, evaluator.sign, differentiate, backward_calls)
+    passes = _BackwardPasses(evaluator, differentiate, backward_calls)
     before = [_version(param.grad) for param in params]
     with evaluator.reporting():
         captured = evaluator.capture_first(passes.add)
@@ -113,22 +118,21 @@ class _BackwardPasses:
 
     def __init__(
         self,
-        params: Sequence[Tensor],
-        ranks: Ranks,
-        sign: float,
+        evaluator: Evaluator,
         differentiate: Differentiate,
         backward_calls: BackwardCalls,
     ) -> None:
-        self.derivatives: list[Tensor | None] = [None] * len(params)
-        self.count = 0
-        self._params, self._ranks, self._sign = params, ranks, sign
+        self._params, self._ranks = evaluator.params, evaluator.ranks
+        self._sign, self._once = evaluator.sign, evaluator.once
         self._differentiate, self._backward_calls = differentiate, backward_calls
+        self.derivatives: list[Tensor | None] = [None] * len(self._params)
+        self.count = 0
         self._accumulating = False
         self._left: list[tuple[int, int] | None] = []
 
     def add(self, loss: Tensor) -> None:
         """What ``loss.backward()`` does."""
-        found = self._differentiate(loss if self._sign > 0 else -loss, self._params)
+        found = self._derivatives_of(loss if self._sign > 0 else -loss)
         _refuse_sparse(found)
         self._ranks.agree(0.0, self._params[0])
         for i, grad in enumerate(found):
@@ -139,9 +143,26 @@ class _BackwardPasses:
             self._accumulating = any(_nonzero(param.grad) for param in self._params)
             if not self._accumulating:
                 self._backward_calls.clear()
+            elif self._backward_calls.forgotten(self._params):
+                self._once("zero_grad", FORGOTTEN, ClosureWarning)
         self.count += 1
         self._accumulate(found)
         self._left = self._versions()
+
+    def _derivatives_of(self, loss: Tensor) -> Derivatives:
+        """The derivatives of a loss, which a reentrant checkpoint does not spoil.
+
+        Such a checkpoint has a graph only within ``loss.backward()``: to ``torch.autograd.grad``
+        the parameters behind it are unused, or it is an error if others lie behind it.
+        """
+        try:
+            found = self._differentiate(loss, self._params)
+        except RuntimeError as error:
+            _refuse_checkpoint(loss, error)
+            raise
+        if any(grad is None for grad in found):
+            _refuse_checkpoint(loss)
+        return found
 
     def changed(self) -> bool:
         """Whether ``.grad`` holds more than the gradient of the losses that were sent backward."""
@@ -188,6 +209,14 @@ def _refuse_filled(params: Sequence[Tensor], before: Sequence[tuple[int, int] | 
             "torch.autograd.backward(loss), which frees the graph that the Newton step "
             "needs: write loss.backward() instead"
         )
+
+
+def _refuse_checkpoint(loss: Tensor, error: RuntimeError | None = None) -> None:
+    if loss.grad_fn is not None and kinds([loss.grad_fn])["CheckpointFunctionBackward"]:
+        raise ClosureError(
+            "the model runs torch.utils.checkpoint with use_reentrant=True, which hides the "
+            "parameters within from the Newton step: pass use_reentrant=False"
+        ) from error
 
 
 def _refuse_sparse(grads: Derivatives) -> None:

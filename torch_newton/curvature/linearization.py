@@ -13,10 +13,13 @@ from ..autodiff.products import (
     check_twice_differentiable,
     differentiable_gradient,
     hessian_from_gradient,
+    nodes_of,
 )
+from ..autodiff.verification import Verdict, verify
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start
+from ..graph.guard import warn_unreadable
 from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
@@ -41,6 +44,7 @@ class Linearization:
             parameters, on every process.
         twice: whether the graph can be differentiated twice.
         checked: whether a product that is not finite should be an error.
+        missed: what was in the way, a phrase each, where no Jacobian could be read at all.
     """
 
     start: Start
@@ -53,6 +57,21 @@ class Linearization:
     complete: bool
     twice: bool
     checked: bool
+    missed: tuple[str, ...] = ()
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What of the loss and of its Jacobian was not read, and what was in the way."""
+        unrecognised = [] if self.residuals is None else self.residuals.unrecognised
+        parts = tuple(f"the loss: {name}" for name in dict.fromkeys(unrecognised))
+        reading = self.reading
+        return parts + self.missed + (reading.unread(self.evaluator.params) if reading else ())
+
+    def complaint(self) -> str | None:
+        """What a user should know whose steps cannot be solved in function space, if so."""
+        if self.space is not None or self.sampled is not None or not self.unread:
+            return None
+        return f"steps cannot be solved in function space, because of {'; '.join(self.unread)}"
 
     @property
     def reading(self) -> Reading | None:
@@ -71,6 +90,20 @@ class Linearization:
             return self.space.gauss_newton()
         return self._over_processes(self._own_gauss_newton())
 
+    def verdict(self) -> Verdict:
+        """What a test of the exact Hessian against gradients says, the same on every process.
+
+        Its evaluations of the closure are counted apart: no decision of a step should depend on
+        whether a test was due.
+        """
+        ranks, evaluator = self.evaluator.ranks, self.evaluator
+        with evaluator.testing():
+            return verify(
+                ranks.averaged(self._own_hessian()),
+                lambda direction: ranks.mean(evaluator.gradient_at(direction)),
+                evaluator.params,
+            )
+
     def _over_processes(self, A: LinearOperator) -> LinearOperator:
         return self.start.surrogate.curvature(self.evaluator.ranks.averaged(A))
 
@@ -81,7 +114,7 @@ class Linearization:
         derivatives: Sequence[Tensor | None] = self.start.derivatives
         if not any(found is not None and found.requires_grad for found in derivatives):
             derivatives = differentiable_gradient(self.start.graph, params)
-            check_twice_differentiable(derivatives)
+            check_twice_differentiable(nodes_of(self.start.graph), derivatives)
         return hessian_from_gradient(derivatives, params)
 
     def _own_gauss_newton(self) -> LinearOperator:
@@ -115,13 +148,14 @@ def linearize(
     params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
     by_rows = preconditioner == "auto"
     residuals, space, sampled = None, None, None
+    missed: list[str] = []
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
     if by_rows and residuals is not None:
         if within_budget(residuals, params):
-            space = function_space(residuals, params, start.own_gradient)
+            space = function_space(residuals, params, start.own_gradient, missed)
         else:
-            sampled = sampled_space(residuals, params, start.own_gradient)
+            sampled = sampled_space(residuals, params, start.own_gradient, missed=missed)
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
     if sampled is not None:
         at_damping = sampled.at
@@ -137,7 +171,7 @@ def linearize(
         if not ranks.everywhere(at_damping is not None, loss):
             at_damping = None
         at_damping = ranks.preconditioner(at_damping)
-    return Linearization(
+    at = Linearization(
         start=start,
         evaluator=evaluator,
         residuals=residuals,
@@ -148,7 +182,11 @@ def linearize(
         complete=complete,
         twice=twice,
         checked=checked,
+        missed=tuple(missed),
     )
+    if by_rows and terms:
+        warn_unreadable(at.complaint())
+    return at
 
 
 def retained(loss: Tensor, params: Sequence[Tensor]) -> bool:

@@ -1,7 +1,8 @@
 """From the autograd graph of a loss to its per-sample Jacobian.
 
-`find_residuals` walks back from the loss to the outputs z that it is a convex function of
-(`terms`, `convex`); `output_hessian_root` takes the square root of its second derivative Q there;
+`find_residuals` walks back from the loss to the outputs z that it is a convex function of (`walk`,
+`convex`, `terms`), or cuts the graph where no such function is known and measures the second
+derivative Q there (`cut`, `measured`); `output_hessian_root` takes the square root of Q;
 `read_jacobian` reads :math:`Q^{1/2} J` by the strategies of `ladder`, of which the cheap ones know
 operations (`readers`) and views of parameters (`views`), and `check` tells whether they are right.
 """

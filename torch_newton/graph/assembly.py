@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..linalg.factor import Factor
 from ..linalg.factored_jacobian import FactoredJacobian
+from ..linalg.indexed_factor import IndexedFactor
 
 Part = dict[int, Factor]
 """The rows of one term, by the number of the parameter."""
@@ -17,8 +18,15 @@ Part = dict[int, Factor]
 def joined(factors: Sequence[Factor]) -> Factor:
     """The sum of rows for one parameter, as their own numbers where these are fewer."""
     if len(factors) > 1:
+        tables = [factor for factor in factors if isinstance(factor, IndexedFactor)]
+        if len(tables) == len(factors):
+            index = torch.cat([table.index for table in tables], 1)
+            return IndexedFactor.of(
+                index, torch.cat([f.left for f in factors], 1), tables[0].number
+            )
+        factors = [_plain(factor) for factor in factors]
         rights = [factor.right for factor in factors if factor.right is not None]
-        if len(rights) == len(factors):
+        if len(rights) == len(factors) and len(set(map(_widths, factors))) == 1:
             factor = Factor(torch.cat([f.left for f in factors], 1), torch.cat(rights, 1))
         elif rights:
             factor = _formed(torch.stack([f.dense() for f in factors]).sum(0))
@@ -27,6 +35,15 @@ def joined(factors: Sequence[Factor]) -> Factor:
     else:
         factor = factors[0]
     return _formed(factor.dense()) if factor.is_small() else factor
+
+
+def _plain(factor: Factor) -> Factor:
+    return factor.plain() if isinstance(factor, IndexedFactor) else factor
+
+
+def _widths(factor: Factor) -> tuple[int, int]:
+    """Entries of L and R in each use: those of a vector may be in either."""
+    return factor.left.shape[2], 0 if factor.right is None else factor.right.shape[2]
 
 
 def _formed(rows: Tensor) -> Factor:
@@ -58,7 +75,13 @@ def _stacked(
     known = [factor for factor in column if factor is not None]
     if not known:
         return None
-    if len({factor.right is None for factor in known}) > 1:  # no form holds both kinds but rows
+    tables = [factor for factor in known if isinstance(factor, IndexedFactor)]
+    if len(tables) == len(known):
+        return _stacked_tables([f if isinstance(f, IndexedFactor) else None for f in column], sizes)
+    if tables:
+        column = [None if factor is None else _plain(factor) for factor in column]
+        known = [factor for factor in column if factor is not None]
+    if len({_widths(factor) for factor in known}) > 1:  # no form holds both kinds but rows
         formed = [None if factor is None else factor.dense()[:, None] for factor in column]
         return Factor(_filled(formed, sizes), None)
     layers = tuple(0 if factor is None else factor.layer for factor in column)
@@ -70,6 +93,13 @@ def _stacked(
     counts = [0 if factor is None else factor.left.shape[1] for factor in column]
     uses = () if len(set(counts)) == 1 else tuple(zip(sizes, counts, strict=True))
     return Factor(shared[layers], _filled(rights, sizes), uses)
+
+
+def _stacked_tables(column: Sequence[IndexedFactor | None], sizes: Sequence[int]) -> Factor:
+    number = next(factor.number for factor in column if factor is not None)
+    left = _filled([None if f is None else f.left for f in column], sizes)
+    index = _filled([None if f is None else f.index[:, :, None] for f in column], sizes)
+    return IndexedFactor(left, None, index=index[:, :, 0], number=number)
 
 
 def _filled(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:

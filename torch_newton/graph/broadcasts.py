@@ -1,4 +1,4 @@
-"""Readers of what is added or multiplied entry by entry: biases, scales, the affine layer norm."""
+"""Readers of what is added or multiplied entry by entry: biases, scales and slopes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def broadcast(node: Node, view: View, factor: Tensor | None = None) -> Use | Non
 
     def rows(cotangent: Tensor) -> Tensor:
         if factor is not None:
-            cotangent = cotangent * factor.to(cotangent)
+            cotangent = cotangent * factor.conj().to(cotangent)
         aligned = (*(1,) * (cotangent.ndim - len(shape)), *shape)
         # Leading dimensions over which it is broadcast count samples; others are summed over.
         lead = 0
@@ -58,20 +58,36 @@ def broadcast(node: Node, view: View, factor: Tensor | None = None) -> Use | Non
     return Use(view.param, GradientEdge(node, 0), rows, None)
 
 
-def _layer_norm(node: Node, argument: int, view: View) -> Use | None:
-    """w x + b of the normalised x."""
-    if argument == 0 or view.transposed or view.shape is None:
+def _divide(node: Node, argument: int, view: View) -> Use | None:
+    """w / x, and x / w, whose derivative is -x / w^2; broadcast over samples."""
+    other = saved(node, "other")
+    if not isinstance(other, Tensor):
         return None
-    if argument == 2:
-        return broadcast(node, view)
-    x, mean, rstd = (saved(node, name) for name in ("input", "result1", "result2"))
-    return broadcast(node, view, (x - mean) * rstd)
+    if argument == 0:
+        return broadcast(node, view, 1 / other)
+    return broadcast(node, view, -saved(node, "self") / other.square())
+
+
+def _prelu(node: Node, argument: int, view: View) -> Use | None:
+    """x where it is positive and w x elsewhere: the derivative in w is min(x, 0)."""
+    return broadcast(node, view, saved(node, "self").clamp(max=0)) if argument == 1 else None
+
+
+def _repeat(node: Node, argument: int, view: View) -> Use | None:
+    """Copies of w below one another, one for each sample."""
+    repeats = [int(count) for count in saved(node, "repeats")]
+    if view.transposed or view.shape is None or math.prod(repeats[1:]) != 1:
+        return None
+    numel = math.prod(view.shape)
+    return Use(view.param, GradientEdge(node, 0), lambda c: c.reshape(-1, numel), None)
 
 
 BROADCASTS: dict[str, Reader] = {
     "AddBackward0": _add,
+    "DivBackward0": _divide,
     "MulBackward0": _multiply,
-    "NativeLayerNormBackward0": _layer_norm,
+    "PreluKernelBackward0": _prelu,
+    "RepeatBackward0": _repeat,
     "SubBackward0": _subtract,
 }
 """Operations whose parameter is broadcast over samples."""

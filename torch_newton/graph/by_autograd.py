@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from ..autodiff.batched import ENTRIES, OTHER_ENTRIES
+from ..autodiff.nodes import largest_gradient
 from ..autodiff.products import check_twice_differentiable
 from ..linalg.factor import Factor
 from .assembly import Part
@@ -39,7 +41,7 @@ def columns(request: Request, wanted: Collection[int]) -> Found:
             create_graph=True,
             allow_unused=True,
         )
-        check_twice_differentiable(gradients)
+        check_twice_differentiable([term.z.node for term in request.terms], gradients)
         found = {
             i: _derivative(gradient, us)
             for i, gradient in zip(chosen, gradients, strict=True)
@@ -76,7 +78,7 @@ def rows(request: Request, wanted: Collection[int]) -> Found:
     for term, root, size in zip(request.terms, request.roots, request.sizes, strict=True):
         units = torch.eye(size).to(term.like).reshape(size, *term.like.shape)
         units = torch.stack([root.apply(unit) for unit in units])
-        gradients = _batched_gradients(term.z, [request.params[i] for i in chosen], units)
+        gradients = _in_batches(term.z, [request.params[i] for i in chosen], units)
         parts.append(
             {
                 i: Factor(gradient.reshape(size, 1, -1), None)
@@ -87,16 +89,37 @@ def rows(request: Request, wanted: Collection[int]) -> Found:
     return Found(request, parts, frozenset(wanted))
 
 
-def _batched_gradients(
+def _in_batches(
     z: GradientEdge, params: Sequence[Tensor], units: Tensor
 ) -> Sequence[Tensor | None]:
-    """For each parameter the gradients of n weights on z, n x its shape; None where unused."""
+    """`batched_gradients`, for as many rows at a time as a cache or the memory holds."""
+    entries = ENTRIES.get(units.device.type, OTHER_ENTRIES)
+    step = max(1, entries // max(1, largest_gradient([z.node])))
+    batches = [batched_gradients([z], params, [part]) for part in torch.split(units, step)]
+    if len(batches) == 1:
+        return batches[0]
+    return [
+        None if column[0] is None else torch.cat([part for part in column if part is not None])
+        for column in zip(*batches, strict=True)
+    ]
 
-    def gradients(weights: Tensor, batched: bool) -> tuple[Tensor | None, ...]:
+
+def batched_gradients(
+    outputs: Sequence[GradientEdge], params: Sequence[Tensor], weights: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """For each parameter the gradients of n weights on outputs, n x its shape; None where unused.
+
+    Args:
+        outputs: where they are in the graph.
+        params: the parameters.
+        weights: for each of the outputs, n x its shape.
+    """
+
+    def gradients(weights: Sequence[Tensor], batched: bool) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(
-            [z],
+            list(outputs),
             list(params),
-            [weights],
+            list(weights),
             retain_graph=True,
             allow_unused=True,
             is_grads_batched=batched,
@@ -106,9 +129,9 @@ def _batched_gradients(
         with warnings.catch_warnings():
             # PyTorch takes operations without a batched rule one by one, and says so.
             warnings.filterwarnings("ignore", ".*performance drop.*")
-            return gradients(units, True)
+            return gradients(weights, True)
     except RuntimeError:  # an operation that cannot be vectorised, or a batch beyond the memory
-        each = [gradients(unit, False) for unit in units]
+        each = [gradients(single, False) for single in zip(*weights, strict=True)]
     return [
         None if column[0] is None else torch.stack([g for g in column if g is not None])
         for column in zip(*each, strict=True)

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from ..autodiff.nodes import inputs, saved
+from ..autodiff.nodes import inputs, leaf, saved
+from .bounds import norm_bound, variance_bound
+from .output_hessian import OutputHessian
+from .softmax import softmax_hessian
 
 NORMS = {"LinalgVectorNormBackward0", "NormBackward0"}
 """Nodes of norms, of which the square of the Euclidean one is a sum of squares."""
@@ -33,17 +36,33 @@ class Curved:
         sign: 1 where c is convex, -1 where it is concave.
         square: where c is a square, what node and w say about it; without it, or where it
             gives None, autograd is asked.
+        formula: the second derivative from node and w, where autograd's loses digits.
+        bound: where c is no square but lies below one that touches it, what node and w say about
+            the second derivative of that.
     """
 
     find: Callable[[Node], GradientEdge | None]
     sign: int = 1
     square: Callable[[Node, Tensor], Square | None] | None = None
+    formula: Callable[[Node, Tensor], OutputHessian | None] | None = None
+    bound: Callable[[Node, Tensor], OutputHessian] | None = None
 
 
 def _only_input(node: Node) -> GradientEdge | None:
     """The input of a function of one argument; None where the target needs a gradient too."""
     edges = inputs(node)
     return edges[0] if len(edges) == 1 else None
+
+
+def _of_outputs(node: Node) -> GradientEdge | None:
+    """The input, unless that is a parameter: a bound of a penalty on one would not be better."""
+    z = _only_input(node)
+    return None if z is None or leaf(z.node) is not None else z
+
+
+def _euclidean(node: Node) -> GradientEdge | None:
+    """The vector of which a norm is the Euclidean one."""
+    return _of_outputs(node) if float(saved(node, "ord", saved(node, "p"))) == 2.0 else None
 
 
 def _squared(node: Node) -> GradientEdge | None:
@@ -103,6 +122,11 @@ CURVED: dict[str, Curved] = {
     "HuberLossBackward0": Curved(_only_input),
     "SmoothL1LossBackward0": Curved(_only_input),
     "BinaryCrossEntropyWithLogitsBackward0": Curved(_logits),
-    "LogSoftmaxBackward0": Curved(_only_input, -1),
+    "LogSoftmaxBackward0": Curved(_only_input, -1, formula=softmax_hessian),
+    "AbsBackward0": Curved(_of_outputs, bound=norm_bound),
+    "DistBackward0": Curved(_euclidean, bound=norm_bound),
+    "LinalgVectorNormBackward0": Curved(_euclidean, bound=norm_bound),
+    "VarBackward0": Curved(_of_outputs, bound=variance_bound),
+    "StdBackward0": Curved(_of_outputs, bound=variance_bound),
 }
 """Functions at which the walk back from a loss ends with a term."""

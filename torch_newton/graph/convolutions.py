@@ -1,4 +1,4 @@
-"""Readers of convolutions and embeddings, whose rows take more memory than their operands."""
+"""Readers of convolutions, whose rows take more memory than their operands."""
 
 from __future__ import annotations
 
@@ -10,39 +10,26 @@ from torch.autograd.graph import GradientEdge, Node
 from torch.nn.functional import unfold
 
 from ..autodiff.nodes import saved
-from .use import Reader, Use, matrix
+from .use import MAX_ENTRIES, Reader, Rows, Use
 from .views import View
-
-MAX_ENTRIES = 50_000_000
-"""Entries up to which such rows are formed: 400 MB in double precision, as many as
-`preconditioners.function_space` allows a whole Jacobian."""
-
-
-def _embedding(node: Node, argument: int, view: View) -> Use | None:
-    """Rows of W by number."""
-    indices, size = saved(node, "indices"), saved(node, "weight_sym_argsize_0")
-    unusual = saved(node, "scale_grad_by_freq", False) or view.transposed or view.shape is None
-    if unusual or indices is None or size is None or indices.numel() * size > MAX_ENTRIES:
-        return None
-    padding = saved(node, "padding_idx", -1)
-    chosen = indices.reshape(-1, 1) == torch.arange(int(size), device=indices.device)
-    if 0 <= padding < int(size):  # negative, or wrapped around, where there is none
-        chosen[:, padding] = False
-
-    return Use(view.param, GradientEdge(node, 0), matrix, chosen, False)
 
 
 def _convolution(node: Node, argument: int, view: View) -> Use | None:
-    """One- and two-dimensional convolutions; a row is the derivative of one image."""
+    """Convolutions of every kind; a row is the derivative of one image."""
     x, shape = saved(node, "input"), view.shape
-    if saved(node, "transposed") or view.transposed or shape is None:
+    if view.transposed or shape is None:
         return None
     if argument == 2:
         return Use(view.param, GradientEdge(node, 0), lambda c: c.flatten(2).sum(2), None)
-    if argument != 1 or x is None or x.ndim not in (3, 4):
+    if argument != 1 or x is None or x.shape[0] * math.prod(shape) > MAX_ENTRIES:
         return None
-    if x.shape[0] * math.prod(shape) > MAX_ENTRIES:
-        return None
+    plain = not saved(node, "transposed") and x.ndim in (3, 4)
+    rows = _by_patches(node, x, shape) if plain else _by_image(node, x, shape)
+    return Use(view.param, GradientEdge(node, 0), rows, None)
+
+
+def _by_patches(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:
+    """One- and two-dimensional convolutions, as matrix products with patches of the images."""
     options = [list(saved(node, name)) for name in ("dilation", "padding", "stride")]
     groups = int(saved(node, "groups"))
     if x.ndim == 3:
@@ -58,11 +45,28 @@ def _convolution(node: Node, argument: int, view: View) -> Use | None:
         outputs = cotangent.reshape(n, groups, -1, positions)
         return (outputs @ by_group.mT).reshape(n, -1)
 
-    return Use(view.param, GradientEdge(node, 0), rows, None)
+    return rows
 
 
-CONVOLUTIONS: dict[str, Reader] = {
-    "ConvolutionBackward0": _convolution,
-    "EmbeddingBackward0": _embedding,
-}
+def _by_image(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:
+    """Any other, transposed or in three dimensions, by PyTorch's own derivative of each image."""
+    names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    options = [saved(node, name) for name in names]
+    weight = x.new_zeros(shape)
+
+    def row(image: Tensor, cotangent: Tensor) -> Tensor:
+        found = torch.ops.aten.convolution_backward(
+            cotangent[None], image[None], weight, None, *options, (False, True, False)
+        )
+        gradient: Tensor = found[1]
+        return gradient.reshape(-1)
+
+    def rows(cotangent: Tensor) -> Tensor:
+        found: Tensor = torch.vmap(row)(x, cotangent)
+        return found
+
+    return rows
+
+
+CONVOLUTIONS: dict[str, Reader] = {"ConvolutionBackward0": _convolution}
 """Operations that use each weight at many places of one sample."""

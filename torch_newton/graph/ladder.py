@@ -7,12 +7,15 @@ used in an unusual way costs what its own columns cost, and no more.
 from __future__ import annotations
 
 from . import by_autograd, per_sample
+from .composed import composed
 from .guard import attempt
 from .reading import Found, Reading, Request, Rung, Strategy
 
 LADDER: dict[Rung, Strategy] = {
     Rung.BLOCKS: per_sample.blocks,
     Rung.SEARCHED: per_sample.searched,
+    Rung.ACROSS: per_sample.across,
+    Rung.COMPOSED: composed,
     Rung.COLUMNS: by_autograd.columns,
     Rung.ROWS: by_autograd.rows,
 }
@@ -35,6 +38,6 @@ def read_jacobian(request: Request) -> Reading:
         for i in new.read:
             rungs[i] = rung
     jacobian = found.jacobian if found.read else None
-    off_graph = (Rung.BLOCKS, Rung.SEARCHED)
+    off_graph = (Rung.BLOCKS, Rung.SEARCHED, Rung.ACROSS, Rung.COMPOSED)
     obstacles = {i: what for i, what in found.obstacles.items() if rungs[i] not in off_graph}
     return Reading(jacobian, tuple(rungs), obstacles, failure)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..linalg.factor import Factor
+from ..linalg.indexed_factor import IndexedFactor
 from .loss_curvature import OutputHessianRoot
 from .placement import Blocks, Placement, fits_blocks, placement
 from .terms import Term
@@ -36,18 +37,32 @@ class Layer:
 
     def factor(self, use: Use) -> Factor | None:
         """The rows of one parameter; None where those of its operand are of another number."""
+        if use.index is not None:
+            return self._indexed(use, use.index)
         if use.operand is None:
             return Factor(self.left if use.scale == 1 else self.left * use.scale, None)
-        operand = use.operand.to(self.left.dtype)
+        # Of a complex product x w the backward pass multiplies by the conjugate of x.
+        right = self._gathered(use.operand.to(self.left.dtype).conj().resolve_conj())
+        if right is None:
+            return None
+        if use.scale != 1:
+            right = right * use.scale
+        return Factor(self.left, right) if use.cotangent_is_left else Factor(right, self.left)
+
+    def _indexed(self, use: Use, index: Tensor) -> Factor | None:
+        gathered = self._gathered(index[:, None])
+        if gathered is None:
+            return None
+        left = self.left if use.scale == 1 else self.left * use.scale
+        return IndexedFactor.of(gathered[:, :, 0], left, use.number)
+
+    def _gathered(self, operand: Tensor) -> Tensor | None:
+        """n rows by sample, for each output of each sample; None where n is another number."""
         rows = self.left.shape[0] * self.left.shape[1]
         if isinstance(self.placement, Blocks) and len(operand) * self.columns != rows:
             return None
-        right = self.placement.gather(operand)
-        if use.scale != 1:
-            right = right * use.scale
-        if self.columns > 1:
-            right = right.repeat_interleave(self.columns, 0)
-        return Factor(self.left, right) if use.cotangent_is_left else Factor(right, self.left)
+        gathered = self.placement.gather(operand)
+        return gathered.repeat_interleave(self.columns, 0) if self.columns > 1 else gathered
 
 
 @dataclass(frozen=True)
@@ -60,12 +75,15 @@ class Passes:
         edges: the outputs of operations at which cotangents are kept.
         search: whether the sample of each row is always found by two further backward passes,
             rather than only where it cannot be guessed.
+        across: whether samples lie along the dimensions of z but the first, M of them, and the
+            first one counts their C outputs.
     """
 
     term: Term
     root: OutputHessianRoot
     edges: Sequence[GradientEdge]
     search: bool
+    across: bool = False
 
     def reaches(self, use: Use) -> bool:
         """Whether the term depends on what an operation returned."""
@@ -116,7 +134,7 @@ class Passes:
         found = torch.autograd.grad(
             [self.term.z],
             self.edges,
-            [weights.reshape(self.term.like.shape)],
+            [(weights.T if self.across else weights).reshape(self.term.like.shape)],
             retain_graph=True,
             allow_unused=True,
         )

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .output_hessian import OutputHessian, measure, sample_shape, times
 from .terms import Term
-
-MAX_OUTPUTS = 64
-"""Outputs of a sample up to which their second derivatives are taken: one product with Q each, and
-an eigendecomposition of C x C for each sample, of some 10 C^3 = 3e6 operations."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +20,31 @@ class OutputHessianRoot:
         matrix: M x C where Q is diagonal, as for squares; M x C x C where the C outputs of a
             sample interact, as in a cross-entropy.
         inverse: its pseudoinverse, of the same shape.
+        shape: that of z, where the blocks are not those of samples.
+        dim: see `OutputHessian`.
     """
 
     matrix: Tensor
     inverse: Tensor
+    shape: torch.Size | None = None
+    dim: int | None = None
 
     @property
     def rows(self) -> int:
         """M, the number of samples."""
-        return self.matrix.shape[0]
+        return self.matrix.shape[0] if self.shape is None else self.shape[0]
 
     @property
     def columns(self) -> int:
         """C, the number of outputs of a sample."""
-        return self.matrix.shape[1]
+        return self.matrix.shape[1] if self.shape is None else self.shape[1:].numel()
+
+    def transposed(self) -> OutputHessianRoot:
+        """Of a diagonal one that with samples and outputs exchanged."""
+        return OutputHessianRoot(self.matrix.T, self.inverse.T)
 
     def row(self, column: int) -> Tensor:
-        """Of each sample's block of Q^{1/2} one row, M x C."""
+        """Of each sample's block of Q^{1/2} one row, M x C; the blocks must be those of samples."""
         if self.matrix.ndim == 3:
             return self.matrix[:, column]
         if self.columns == 1:
@@ -50,25 +55,27 @@ class OutputHessianRoot:
 
     def apply(self, u: Tensor) -> Tensor:
         """Q^{1/2} u, for u shaped like z."""
-        return self._times(self.matrix, u)
+        return times(self.matrix, u, self.dim)
 
     def solve(self, u: Tensor) -> Tensor:
         """Q^{-1/2} u, zero where Q is, for u shaped like z."""
-        return self._times(self.inverse, u)
-
-    def _times(self, matrix: Tensor, u: Tensor) -> Tensor:
-        if matrix.ndim == 2:
-            return matrix.reshape(u.shape) * u
-        return _apply(matrix, u.reshape(self.rows, self.columns, 1)).reshape(u.shape)
+        return times(self.inverse, u, self.dim)
 
 
 def output_hessian_root(term: Term) -> OutputHessianRoot | None:
     """The square root of a term's Q; None where samples interact or Q is not positive."""
     like = term.like
-    rows = like.shape[0] if like.ndim else 1
-    columns = like.numel() // rows
+    rows, columns = sample_shape(like)
+    if term.hessian is not None:
+        return _root(term.hessian, like, term.size)
     if term.curvature is None:
-        return _root_by_products(term, rows, columns)
+        # Where a formula keeps more digits, products need not pass for right by their rounding.
+        size = 0.0 if term.formula is not None else term.size
+        measured = measure(term.hessian_product(), like, size)
+        if measured is not None:
+            return _root(measured, like, term.size)
+        exact = None if term.formula is None else term.formula()
+        return None if exact is None else _root(exact, like, 0.0)
     if term.curvature.numel() > 1:
         return _diagonal_root(term.curvature.reshape(rows, columns))
     q = math.sqrt(float(term.curvature))
@@ -76,66 +83,40 @@ def output_hessian_root(term: Term) -> OutputHessianRoot | None:
     return OutputHessianRoot(matrix, like.new_full((rows, columns), 1 / q if q > 0 else 0.0))
 
 
-def _root_by_products(term: Term, rows: int, columns: int) -> OutputHessianRoot | None:
-    """The square root of a Q that is diagonal, or else block-diagonal, found by products.
+def _root(Q: OutputHessian, like: Tensor, size: float) -> OutputHessianRoot | None:
+    return _diagonal_root(Q.matrix, size) if Q.matrix.ndim == 2 else _block_root(Q, like, size)
 
-    Whether it is either is seen from one product with a random vector, to the tolerance of
-    `check.explains`.
+
+def _diagonal_root(diagonal: Tensor, size: float = 0.0) -> OutputHessianRoot | None:
+    """Entries that are negative by no more than the rounding of the numbers they are made of,
+    `size`, count as zero.
     """
-    like, product = term.like, term.hessian_product()
-    generator = torch.Generator().manual_seed(0)
-    u = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-    expected = product(u)
-    tolerance = torch.finfo(like.dtype).eps ** 0.6 * float(torch.linalg.vector_norm(expected))
-
-    def explains(found: Tensor) -> bool:
-        misfit = torch.linalg.vector_norm(found.reshape(like.shape) - expected)
-        return bool(misfit <= tolerance)
-
-    diagonal = product(torch.ones_like(like)).reshape(rows, columns)
-    if explains(diagonal * u.reshape(rows, columns)):
-        return _diagonal_root(diagonal)
-    if columns == 1 or columns > MAX_OUTPUTS:
+    if not bool((diagonal >= -4 * torch.finfo(diagonal.dtype).eps * size).all()):
         return None
-    units = torch.eye(columns).to(like)
-    blocks = torch.stack(
-        [
-            product(unit.expand(rows, columns).reshape(like.shape)).reshape(rows, columns)
-            for unit in units
-        ],
-        dim=2,
-    )
-    if not explains(_apply(blocks, u.reshape(rows, columns, 1))):
-        return None
-    return _block_root(blocks, term.weight)
-
-
-def _diagonal_root(diagonal: Tensor) -> OutputHessianRoot | None:
-    if not bool((diagonal >= 0).all()):
-        return None
-    root = diagonal.sqrt()
+    root = diagonal.clamp(min=0).sqrt()
     return OutputHessianRoot(root, torch.where(root > 0, 1 / root, torch.zeros_like(root)))
 
 
-def _block_root(blocks: Tensor, weight: Tensor) -> OutputHessianRoot | None:
+def _block_root(Q: OutputHessian, like: Tensor, size: float) -> OutputHessianRoot | None:
     """Of M x C x C matrices."""
+    blocks = Q.matrix
     columns = blocks.shape[1]
     values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
     # Confident samples have a small Q as the difference of large numbers: rounding is measured
-    # against the weight of the term, not against what is left.
-    size = torch.maximum(values.amax(), weight.abs().amax())
+    # against the weight of the term, not against what is left. One from a formula errs by as
+    # much as its own block.
+    sizes = values.amax(1, keepdim=True) if size == 0 else values.amax().clamp(min=size)
     # An eigendecomposition errs by about C epsilon of the size, forming the blocks by about as
     # much; four leaves a factor of two.
-    floor = 4 * columns * torch.finfo(blocks.dtype).eps * size
+    floor = 4 * columns * torch.finfo(blocks.dtype).eps * sizes
     positive = values > floor
     if bool((values < -floor).any()):
         return None
     root = torch.where(positive, values, torch.zeros_like(values)).sqrt()
     inverse = torch.where(positive, 1 / root, torch.zeros_like(root))
     return OutputHessianRoot(
-        vectors * root[:, None] @ vectors.mT, vectors * inverse[:, None] @ vectors.mT
+        vectors * root[:, None] @ vectors.mT,
+        vectors * inverse[:, None] @ vectors.mT,
+        None if Q.dim is None else like.shape,
+        Q.dim,
     )
-
-
-def _apply(blocks: Tensor, left: Tensor) -> Tensor:
-    return torch.einsum("mcd,md...->mc...", blocks, left)

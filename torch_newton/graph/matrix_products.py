@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from ..autodiff.nodes import saved
 from .broadcasts import broadcast
-from .use import Reader, Use, matrix
+from .use import MAX_ENTRIES, Reader, Use, matrix
 from .views import View
 
 
@@ -25,15 +26,47 @@ def _columns(cotangent: Tensor) -> Tensor:
 
 def _matmul(node: Node, argument: int, view: View, first: str, second: str) -> Use | None:
     """A @ B, also of batches, with W or its transpose as one of the two."""
-    if view.shape is None or math.prod(view.shape[:-2]) != 1:  # one matrix for each of a batch
-        return None
     other = saved(node, first if argument == 1 else second)
-    if other is None:
+    if other is None or view.shape is None:
         return None
+    if math.prod(view.shape[:-2]) != 1:
+        return _several(node, argument, view, other)
     output = GradientEdge(node, 0)
     if argument == 1:
         return Use(view.param, output, matrix, matrix(other), view.transposed)
     return Use(view.param, output, _columns, _columns(other), not view.transposed)
+
+
+def _several(node: Node, argument: int, view: View, other: Tensor) -> Use | None:
+    """Products with several matrices W_j: X_j @ W_j and W_j @ X_j, samples along the rows of X_j.
+
+    A row of J is formed: for each j the outer product of a row of X_j and one of the cotangent.
+    """
+    # Of a complex product x w the backward pass multiplies by the conjugate of x.
+    X = (other if argument == 1 else other.mT).conj()
+    shape = view.shape or ()
+    if view.transposed or shape != (len(X), *shape[-2:]):
+        return None
+    if X.shape[1] * math.prod(shape) > MAX_ENTRIES:
+        return None
+
+    def rows(cotangent: Tensor) -> Tensor:
+        if argument == 1:
+            formed = torch.einsum("jnk,jnl->njkl", X, cotangent)
+        else:
+            formed = torch.einsum("jnk,jln->njlk", X, cotangent)
+        return formed.flatten(1)
+
+    return Use(view.param, GradientEdge(node, 0), rows, None)
+
+
+def _bilinear(node: Node, argument: int, view: View) -> Use | None:
+    """z_o = x^T W_o y."""
+    x, y = saved(node, "i1"), saved(node, "i3")
+    if argument != 1 or x is None or y is None or view.transposed:
+        return None
+    products = (x[:, :, None] * y[:, None, :]).flatten(1)
+    return Use(view.param, GradientEdge(node, 0), matrix, products)
 
 
 def _mm(node: Node, argument: int, view: View) -> Use | None:
@@ -65,5 +98,6 @@ MATRIX_PRODUCTS: dict[str, Reader] = {
     "BmmBackward0": _mm,
     "MmBackward0": _mm,
     "MvBackward0": _mv,
+    "TrilinearBackward0": _bilinear,
 }
 """What a matrix product is called, of two matrices, of batches of them and of a vector."""

@@ -67,6 +67,8 @@ def fits_blocks(rows: Tensor, samples: int) -> bool:
 
 def placement(plain: Tensor, numbered: Tensor, samples: int) -> Placement | None:
     """Place n x a rows, given those of a pass with weight m + 1 on sample m; None if mixed."""
+    if plain.is_complex():
+        plain, numbered = (torch.view_as_real(rows).flatten(1) for rows in (plain, numbered))
     square = plain.square().sum(1)
     used = square > 0
     ratio = (plain * numbered).sum(1) / torch.where(used, square, torch.ones_like(square))

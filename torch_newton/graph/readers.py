@@ -10,18 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
-from .broadcasts import BROADCASTS
+from .broadcasts import BROADCASTS, broadcast
 from .convolutions import CONVOLUTIONS
 from .matrix_products import MATRIX_PRODUCTS
+from .normalizations import NORMALIZATIONS
+from .tables import TABLES
 from .use import Reader, Use
-from .views import View, Views
+from .views import Place, View, Views, source
 
 __all__ = ["READERS", "Use", "Uses", "find_uses"]
 
-READERS: dict[str, Reader] = {**MATRIX_PRODUCTS, **BROADCASTS, **CONVOLUTIONS}
+READERS: dict[str, Reader] = {
+    **MATRIX_PRODUCTS,
+    **BROADCASTS,
+    **CONVOLUTIONS,
+    **NORMALIZATIONS,
+    **TABLES,
+}
 """Operations that take a parameter, and how their rows are read."""
 
 
@@ -38,31 +47,45 @@ class Uses:
     obstacles: dict[int, str]
 
 
-def find_uses(roots: Sequence[Node], params: Sequence[Tensor]) -> Uses:
-    """Every place behind `roots` where a parameter enters."""
-    views = Views(params)
+def find_uses(
+    roots: Sequence[Node],
+    params: Sequence[Tensor],
+    inner: Sequence[tuple[Place, torch.Size]] | None = None,
+) -> Uses:
+    """Every place behind `roots` where a parameter enters.
+
+    Args:
+        roots: the nodes at which the walk begins.
+        params: the parameters.
+        inner: what is to be found in their place: see `Views`.
+    """
+    views = Views(params, inner)
     uses: list[Use] = []
+    copied: dict[GradientEdge, Use] = {}
     obstacles: dict[int, str] = {}
     seen, stack = set(roots), list(set(roots))
     for root in roots:
-        own = views.at(root)
+        own = views.at((root, 0))
         if own is not None:
             obstacles.setdefault(own.param, root.name())
     while stack:
         node = stack.pop()
-        for argument, (parent, _) in enumerate(node.next_functions):
+        for argument, (parent, number) in enumerate(node.next_functions):
             if parent is None:
                 continue
-            view = views.at(parent)
+            view = views.at((parent, number))
             if view is not None:
-                use = _read(node, argument, view)
-                if use is None:
-                    obstacles.setdefault(view.param, node.name())
-                else:
+                use, copy = _read(node, argument, view), _copied(parent, views)
+                if use is not None:
                     uses.append(use)
+                elif copy is not None:
+                    copied[copy.output] = copy
+                else:
+                    obstacles.setdefault(view.param, node.name())
             elif parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
+    uses += copied.values()
     return Uses([use for use in uses if use.param not in obstacles], obstacles)
 
 
@@ -71,3 +94,11 @@ def _read(node: Node, argument: int, view: View) -> Use | None:
     reader = READERS.get(node.name())
     use = None if reader is None or view.shape is None else reader(node, argument, view)
     return use if use is None or view.scale == 1 else replace(use, scale=view.scale)
+
+
+def _copied(node: Node, views: Views) -> Use | None:
+    """The use of a parameter that is expanded to a copy for each sample, whatever they are for."""
+    place = source(node) if node.name() == "ExpandBackward0" else None
+    view = None if place is None else views.at(place)
+    use = None if view is None else broadcast(node, view)
+    return use if use is None or view is None else replace(use, scale=view.scale)

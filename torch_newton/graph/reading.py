@@ -19,8 +19,11 @@ from .readers import Uses, find_uses
 from .terms import Term
 
 MAX_ROWWISE = 256
-"""Rows up to which a Jacobian is taken a row at a time. One batched backward pass holds as many
-cotangents at once as there are rows: R batches of R samples, 65,536 samples for 256."""
+"""Rows up to which a Jacobian is taken a row at a time, each by a backward pass of all samples.
+Measured on one core, in closure evaluations by time: with batch norm a step takes 135 for 256 rows
+and 65 to 470 if the layers before it are left out; for 512 rows 300 and 35 to 150, and 25 steps
+reach the same loss. A graph network takes 45 for 256 rows, where its step by conjugate gradients
+takes 110."""
 
 
 class Rung(enum.Enum):
@@ -31,6 +34,8 @@ class Rung(enum.Enum):
 
     BLOCKS = "off the graph, by one backward pass for each output of a sample"
     SEARCHED = "off the graph, the sample of each row found by two further backward passes"
+    ACROSS = "off the graph, with samples along the other dimensions of z than the first"
+    COMPOSED = "off the graph, by way of a tensor that is computed from parameters alone"
     COLUMNS = "a column at a time, each the derivative of one entry of J^T u in u"
     ROWS = "a row at a time, by one batched backward pass"
     NONE = "not at all: the Jacobian leaves the parameter out"

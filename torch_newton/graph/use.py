@@ -12,6 +12,10 @@ from .views import View
 
 Rows = Callable[[Tensor], Tensor]
 
+MAX_ENTRIES = 50_000_000
+"""Entries up to which rows of J are formed where they cannot be held as factors: 400 MB in double
+precision, as many as `preconditioners.function_space` allows a whole Jacobian."""
+
 
 @dataclass(frozen=True)
 class Use:
@@ -25,6 +29,9 @@ class Use:
             the derivative.
         cotangent_is_left: whether the derivative is a x b, rather than b x a.
         scale: a number that the derivative is multiplied by.
+        index: n numbers, for a table of which each row of the cotangent is the derivative in the
+            row of that number; None for anything else.
+        number: rows of that table.
     """
 
     param: int
@@ -33,6 +40,8 @@ class Use:
     operand: Tensor | None
     cotangent_is_left: bool = True
     scale: float = 1.0
+    index: Tensor | None = None
+    number: int = 0
 
 
 Reader = Callable[[Node, int, View], Use | None]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from ..autodiff.nodes import leaf, output_shape, saved
+from ..autodiff.nodes import leaf, output_shape, saved, wrapped
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,48 @@ class View:
     scale: float = 1.0
 
 
-class Views:
-    """Finds the parameters among the inputs of nodes, and remembers the nodes it has met."""
+Place = tuple[Node, int]
+"""A node, and which of its outputs."""
 
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self._params = params
+
+class Views:
+    """Finds the parameters among the inputs of nodes, and remembers the nodes it has met.
+
+    Args:
+        params: the parameters.
+        inner: what is to be found in their place, where given: the places in the graph of tensors
+            that are computed from parameters, and their shapes.
+    """
+
+    def __init__(
+        self, params: Sequence[Tensor], inner: Sequence[tuple[Place, torch.Size]] | None = None
+    ) -> None:
         # Tensors are told apart as objects: their hash is that, and two are never compared.
-        self._leaves = {param: i for i, param in enumerate(params) if param.is_leaf}
-        self._known: dict[Node, View | None] = {
-            get_gradient_edge(param).node: self._whole(i)
-            for i, param in enumerate(params)
-            if not param.is_leaf
+        self._leaves: dict[Tensor, int] = {}
+        if inner is None:
+            self._shapes = [param.shape for param in params]
+            self._leaves = {param: i for i, param in enumerate(params) if param.is_leaf}
+            edges = {i: get_gradient_edge(p) for i, p in enumerate(params) if not p.is_leaf}
+            sources = {(edge.node, edge.output_nr): i for i, edge in edges.items()}
+        else:
+            self._shapes = [shape for _, shape in inner]
+            sources = {place: i for i, (place, _) in enumerate(inner)}
+        self._sources = sources
+        self._known: dict[Place, View | None] = {
+            place: self._whole(i) for place, i in sources.items()
         }
 
-    def at(self, node: Node) -> View | None:
-        """The parameter that `node` is or is a view of; None where it is neither."""
-        chain: list[Node] = []
-        parent: Node | None = node
+    def at(self, place: Place) -> View | None:
+        """The parameter that is there or is viewed there; None where it is neither."""
+        chain: list[Place] = []
+        parent: Place | None = place
         while parent is not None and parent not in self._known:
             chain.append(parent)
-            name = parent.name()
+            name = parent[0].name()
             if name in VIEWS or name in SCALES:
-                parent = _source(parent)
+                parent = source(parent[0])
             else:
-                self._known[chain.pop()] = self._leaf(parent)
+                self._known[chain.pop()] = self._leaf(parent[0])
                 break
         found = None if parent is None else self._known[parent]
         for step in reversed(chain):
@@ -66,31 +84,34 @@ class Views:
         return None if i is None else self._whole(i)
 
     def _whole(self, i: int) -> View:
-        return View(i, False, tuple(self._params[i].shape))
+        return View(i, False, tuple(self._shapes[i]))
 
-    def _through(self, node: Node, source: View | None) -> View | None:
-        if source is None or source.shape is None:
-            return source
+    def _through(self, place: Place, seen: View | None) -> View | None:
+        if seen is None or seen.shape is None:
+            return seen
+        node = place[0]
         name = node.name()
         if name in SCALES:
             scale = SCALES[name](node)
-            return None if scale is None else replace(source, scale=scale * source.scale)
-        if name == "TBackward0" and len(source.shape) == 2:
-            return replace(source, transposed=not source.transposed, shape=source.shape[::-1])
-        return replace(self._rearranged(source.param, node), scale=source.scale)
+            return None if scale is None else replace(seen, scale=scale * seen.scale)
+        if name == "TBackward0" and len(seen.shape) == 2:
+            return replace(seen, transposed=not seen.transposed, shape=seen.shape[::-1])
+        return replace(self._rearranged(seen.param, place), scale=seen.scale)
 
-    def _rearranged(self, param: int, node: Node) -> View:
+    def _rearranged(self, param: int, place: Place) -> View:
         """What a chain of views makes of the numbers 0, 1, 2, ... in the parameter's shape."""
-        size = self._params[param].shape
+        size = self._shapes[param]
         order = torch.arange(size.numel()).reshape(size)
-        chain = [node]
-        while chain[-1].name() in VIEWS or chain[-1].name() in SCALES:
-            parent = _source(chain[-1])
-            if parent is None:
+        chain: list[Node] = []
+        parent: Place | None = place
+        while parent is not None and parent not in self._sources:
+            name = parent[0].name()
+            if name not in VIEWS and name not in SCALES:
                 break
-            chain.append(parent)
+            chain.append(parent[0])
+            parent = source(parent[0])
         found = order
-        for step in reversed(chain[:-1]):
+        for step in reversed(chain):
             if step.name() in SCALES:
                 continue
             view, shape = VIEWS[step.name()], output_shape(step)
@@ -108,15 +129,10 @@ class Views:
         return View(param, False, None)
 
 
-def _source(node: Node) -> Node | None:
+def source(node: Node) -> Place | None:
     """The only input that needs a gradient."""
-    parents = [parent for parent, _ in node.next_functions if parent is not None]
+    parents = [(parent, nr) for parent, nr in node.next_functions if parent is not None]
     return parents[0] if len(parents) == 1 else None
-
-
-def _dim(number: int) -> int:
-    """A dimension as autograd saves it, with negative ones wrapped around 2**64."""
-    return number - 2**64 if number >= 2**63 else number
 
 
 def _reshaped(node: Node, x: Tensor, shape: torch.Size) -> Tensor:
@@ -126,9 +142,9 @@ def _reshaped(node: Node, x: Tensor, shape: torch.Size) -> Tensor:
 VIEWS: dict[str, Callable[[Node, Tensor, torch.Size], Tensor] | None] = {
     "TBackward0": lambda node, x, shape: x.t(),
     "TransposeBackward0": lambda node, x, shape: x.transpose(
-        _dim(saved(node, "dim0")), _dim(saved(node, "dim1"))
+        wrapped(saved(node, "dim0")), wrapped(saved(node, "dim1"))
     ),
-    "PermuteBackward0": lambda node, x, shape: x.permute([_dim(d) for d in saved(node, "dims")]),
+    "PermuteBackward0": lambda node, x, shape: x.permute([wrapped(d) for d in saved(node, "dims")]),
     "ExpandBackward0": lambda node, x, shape: x.expand(shape),
     "AliasBackward0": _reshaped,  # as_subclass, for tensors that carry labels
     "CloneBackward0": _reshaped,
@@ -160,8 +176,8 @@ def _divisor(node: Node) -> float | None:
 
 def _number(value: Tensor | float | None) -> float | None:
     if isinstance(value, Tensor):
-        return float(value) if value.ndim == 0 else None
-    return None if value is None else float(value)
+        value = None if value.ndim or value.is_complex() else value.item()
+    return None if value is None or isinstance(value, complex) else float(value)
 
 
 SCALES: dict[str, Callable[[Node], float | None]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -223,7 +223,7 @@ def _rank(root: OutputHessianRoot) -> int:
 
 def _scaled(jacobian: FactoredJacobian, scale: Tensor) -> FactoredJacobian:
     factors = [
-        None if factor is None else Factor(factor.left * scale[:, None, None], factor.right)
+        None if factor is None else replace(factor, left=factor.left * scale[:, None, None])
         for factor in jacobian.factors
     ]
     return FactoredJacobian(factors, jacobian.like, jacobian.rows)
@@ -241,6 +241,10 @@ def _mixed(J: Tensor, roots: Sequence[OutputHessianRoot]) -> Tensor:
 
 
 def _times(root: OutputHessianRoot, rows: Tensor) -> Tensor:
+    if root.shape is not None:
+        columns = rows.flatten(0, 1).unbind(1)
+        mixed = [root.apply(column.reshape(root.shape)).reshape(-1) for column in columns]
+        return torch.stack(mixed, 1).reshape(rows.shape)
     if root.matrix.ndim == 2:
         return rows * root.matrix[:, :, None]
     return torch.einsum("mcd,mdp->mcp", root.matrix, rows)

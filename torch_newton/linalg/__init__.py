@@ -19,6 +19,7 @@ from .eigenvalues import Eigenvalue, Extremes, extreme_eigenvalues
 from .factor import Factor
 from .factored_jacobian import FactoredJacobian
 from .flat import filled, flatten, norm, unflatten
+from .indexed_factor import IndexedFactor
 from .lanczos import Lanczos, Tridiagonal
 from .minres import minimum_residual
 from .operators import LinearOperator, congruent, damped, from_dense, identity, symmetric
@@ -32,6 +33,7 @@ __all__ = [
     "Factor",
     "FactoredJacobian",
     "Fraction",
+    "IndexedFactor",
     "Inertia",
     "Lanczos",
     "LinearOperator",

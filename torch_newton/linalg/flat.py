@@ -31,10 +31,17 @@ def filled(tensors: Iterable[Tensor | None], like: Iterable[Tensor]) -> list[Ten
 def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Cut `vector` into tensors shaped as those in `like`: the inverse of `flatten`.
 
+    They share its memory, but for those that would begin at an odd entry: a view of pairs of
+    numbers as complex ones must begin at an even one.
+
     >>> unflatten(torch.arange(5.0), [torch.eye(2), torch.tensor(0.0)])
     [tensor([[0., 1.],
             [2., 3.]]), tensor(4.)]
     """
     pieces = vector.split_with_sizes([tensor.numel() for tensor in like])
     pairs = zip(pieces, like, strict=True)
-    return [piece if t.ndim == 1 else piece.view(t.shape) for piece, t in pairs]
+    return [_even(piece if t.ndim == 1 else piece.view(t.shape)) for piece, t in pairs]
+
+
+def _even(piece: Tensor) -> Tensor:
+    return piece.clone() if piece.storage_offset() % 2 else piece

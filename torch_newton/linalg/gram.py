@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .factor import Factor
+from .indexed_factor import IndexedFactor
 
 NARROW = 256
 """Columns up to which the rows of several parameters are formed and multiplied as one matrix.
@@ -44,6 +45,8 @@ def gram(factors: Sequence[Factor]) -> Tensor:
     """
     size = factors[0].left.shape[0]
     total = factors[0].left.new_zeros(size, size)
+    tables = [factor for factor in factors if isinstance(factor, IndexedFactor)]
+    factors = [factor for factor in factors if not isinstance(factor, IndexedFactor)]
     biases = {factor.layer: factor for factor in factors if factor.right is None}
     paired: set[Factor] = set()
     narrow = []
@@ -61,6 +64,8 @@ def gram(factors: Sequence[Factor]) -> Tensor:
             add_pairs(total, (factor.left, factor.right), (factor.left, factor.right), 1.0)
         else:
             _add(total, factor)
+    for table in tables:
+        table.add_gram(total)
     narrow += [f.dense() for f in factors if f.right is None and f not in paired]
     if narrow:
         add_product(total, narrow[0] if len(narrow) == 1 else torch.cat(narrow, 1))

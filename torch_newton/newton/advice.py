@@ -33,3 +33,15 @@ def advice(step: Step, options: Options, underdetermined: bool) -> str | None:
             "however far that is; use damping='auto' or damping='kernel_min'"
         )
     return None
+
+
+def unsolved(step: Step, options: Options) -> str | None:
+    """The warning that a system calls for which was not solved as a fixed damping asks."""
+    if options.retrying is not None or step.stop is not Stop.MAX_ITERATIONS:
+        return None
+    cure = "raise cg_max_iter or leave it out" if options.cg_max_iter else "use float64"
+    return (
+        f"the linear system of a step with damping {step.damping:g} was not solved to cg_tol "
+        f"after {step.products} products, and the step was taken nevertheless: {cure}, or raise "
+        "the damping"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from ..autodiff.finite_difference import gradient_alone
 from ..autodiff.products import (
     check_twice_differentiable,
     differentiable_gradient,
+    nodes_of,
     plain_gradient,
 )
+from ..autodiff.verification import Verdict, WrongHessianError
 from ..closure.accumulation import BackwardCalls
-from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start, start
 from ..curvature.base import Curvature
@@ -26,13 +27,14 @@ from ..damping import DampingContext, width
 from ..linalg.solution import Stop
 from ..preconditioners.scaling import Scaling
 from ..step import CandidateSystem, Step
+from ..warning import Once
 from .memory import Memory, SystemMemory
 from .observation import Observation
 from .options import Options
 from .quadratic_model import QuadraticModel
+from .selection import Systems, plan, possible, select
 from .trust_region import TrustRegionSearch
-
-Systems = Mapping[CandidateSystem, Curvature]
+from .verification import Verified, kind_of, no_potential, wrong
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Iteration:
         state: of each parameter, where the scaling D is kept.
         lengths: the step in units of the solution, one number or P of them.
         twice: whether the graph is expected to be differentiable twice.
+        once: gives warnings.
     """
 
     evaluator: Evaluator
@@ -71,6 +74,7 @@ class Iteration:
     state: MutableMapping[Tensor, dict[str, Any]]
     lengths: float | Tensor
     twice: bool
+    once: Once
 
     def run(self, backward_calls: BackwardCalls, observe: Callable[[Observation], None]) -> Outcome:
         """Take the step.
@@ -79,34 +83,22 @@ class Iteration:
             backward_calls: counts the backward passes before the step.
             observe: called with what the step knows, before the parameters move.
         """
-        planned = self._plan()
+        planned = plan(self.options, self.memory)
         begin = self._start(planned, backward_calls)
         at = self._linearize(begin)
-        systems = self._possible(at)
-        system = planned if planned in systems else self._select(systems)
+        systems = possible(self.options, at)
+        system = planned if planned in systems else select(self.memory, systems)
+        verified = self._verified(at) if system.exact else self.memory.verified
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
         observe(_observation(at, model, scaling, step))
         self.evaluator.finish(direction, begin.grads)
-        backward_calls.clear()
+        backward_calls.leave(self.evaluator.params)
         if scaling is not None:
             scaling.keep(self.state)
-        memory = self._record(step, known, at, systems)
+        memory = self._record(step, known, at, systems, verified)
         return Outcome(self._returned(begin), step, memory, model.underdetermined)
-
-    def _plan(self) -> CandidateSystem:
-        """The system that this step is expected to solve: it decides what the first gradient
-        must be good for.
-        """
-        known, systems = self.memory.available, self.options.systems
-        if known is not None:
-            systems = {s: c for s, c in systems.items() if s.name in known} or systems
-        return self._select(systems)
-
-    def _select(self, systems: Systems) -> CandidateSystem:
-        costs = {system: curvature.expected_cost for system, curvature in systems.items()}
-        return self.memory.history.select(costs)
 
     def _start(self, planned: CandidateSystem, backward_calls: BackwardCalls) -> Start:
         """The first evaluation; the gradient has a graph where products will need it."""
@@ -115,7 +107,7 @@ class Iteration:
         begin = start(self.evaluator, differentiable_gradient if doubly else alone, backward_calls)
         known = self.memory.history.selections
         if doubly and not any(s.exact and s.name in known for s in self.options.systems):
-            check_twice_differentiable(begin.derivatives)
+            check_twice_differentiable(nodes_of(begin.graph), begin.derivatives)
         if self.memory.steps == 0:
             self.evaluator.check_repeatable(begin.loss)
         begin.check_finite()
@@ -131,26 +123,23 @@ class Iteration:
             checked=self.twice and self.options.hvp == "auto",
         )
 
-    def _possible(self, at: Linearization) -> Systems:
-        """The candidate systems that this loss can be solved with.
+    def _verified(self, at: Linearization) -> Verified:
+        """The memory of the tests of the Hessian, after one where it is due.
 
         Raises:
-            ClosureError: there is none.
+            WrongHessianError: the Hessian is wrong.
         """
-        available = [c for c in self.options.curvatures if c.available(at)]
-        if not available:
-            raise ClosureError(self.options.curvatures[0].missing(at))
-        possible = {
-            system: curvature
-            for system, curvature in self.options.systems.items()
-            if curvature in available and (at.space is not None or not system.scaled)
-        }
-        if not possible:
-            raise ClosureError(
-                "scaling='jacobian' needs a loss whose rows can be read, and fewer of them or of "
-                "the parameters than this one has: use scaling='auto' or None"
-            )
-        return possible
+        known = self.memory.verified
+        if not (self.twice and self.options.hvp == "auto"):
+            return known
+        graph = kind_of(at.start.graph)
+        if known.due(graph):
+            verdict = at.verdict()
+            if verdict is Verdict.WRONG:
+                raise WrongHessianError(wrong(at.start.graph))
+            if verdict is Verdict.NO_POTENTIAL:
+                self.once("no potential", no_potential(at.start.graph))
+        return known.after(graph)
 
     def _scaling(self, at: Linearization) -> Scaling | None:
         """D of the Jacobian at hand, not smaller than it has been."""
@@ -226,17 +215,23 @@ class Iteration:
             path=model.path,
             system=system,
             jacobian="NONE" if reading is None else reading.rung.name,
-            unread=() if reading is None else reading.unread(self.evaluator.params),
+            unread=at.unread,
         )
 
     def _record(
-        self, step: Step, known: SystemMemory, at: Linearization, systems: Systems
+        self,
+        step: Step,
+        known: SystemMemory,
+        at: Linearization,
+        systems: Systems,
+        verified: Verified,
     ) -> Memory:
         """The memory after the step."""
         history, curvature = self.memory.history, systems[step.system]
         if step.attempts > 0:
             # Evaluations made, 2 for the gradient and the Jacobian, and the products.
-            cost = step.closure_calls + 2.0 + curvature.product_cost(at) * step.products
+            calls = step.closure_calls - self.evaluator.tests
+            cost = calls + 2.0 + curvature.product_cost(at) * step.products
             costs = {system: c.expected_cost for system, c in systems.items()}
             history = history.after(step, cost, costs)
         first = self.memory.first_loss
@@ -248,6 +243,7 @@ class Iteration:
             available=tuple(system.name for system in systems),
             history=history,
             finite_difference=self.memory.finite_difference,
+            verified=verified,
         )
 
     def _returned(self, begin: Start) -> Any:

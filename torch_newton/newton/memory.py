@@ -8,9 +8,11 @@ from typing import Any
 
 from ..step import CandidateSystem, Step
 from .bandit import History
+from .verification import Verified
 
 VERSION = 1
-"""Of the form that `Memory.numbers` has; a change of the fields below is a new version."""
+"""Of the form that `Memory.numbers` has; a change of the fields below is a new version, unless it
+adds one that older numbers can do without."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Memory:
         available: names of the systems that the last loss allowed; None before the first step.
         history: what the choice among them remembers.
         finite_difference: whether products are known to need differences of gradients.
+        verified: what is remembered of the tests of the exact Hessian.
     """
 
     steps: int = 0
@@ -49,6 +52,7 @@ class Memory:
     available: tuple[str, ...] | None = None
     history: History = field(default_factory=History)
     finite_difference: bool = False
+    verified: Verified = field(default_factory=Verified)
 
     def of(self, system: CandidateSystem) -> SystemMemory:
         """What is known of a system; of one not solved before, what is known of its counterpart
@@ -76,6 +80,7 @@ class Memory:
                 {} if self.available is None else {"names": dict.fromkeys(self.available, True)}
             ),
             "history": self.history.numbers(),
+            "verified": self.verified.numbers(),
         }
 
     @classmethod
@@ -104,6 +109,7 @@ class Memory:
                 },
                 "available": (tuple(values["available"]["names"]) if values["available"] else None),
                 "history": History.from_numbers(values["history"]),
+                "verified": Verified.from_numbers(values.get("verified") or Verified().numbers()),
             }
         )
 

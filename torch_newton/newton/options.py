@@ -3,9 +3,9 @@
 Every input that it cannot work with is answered by one exception or warning that says what to
 do next. (``tests/newton/test_bad_input.py`` provokes each line of this table.)
 
-==================================================  ===================================
+==================================================  =========================================
 what is wrong                                       what it says
-==================================================  ===================================
+==================================================  =========================================
 ``lr`` negative or not finite                       lr must be finite and >= 0
 ``lr`` no number                                    lr must be a number
 ``lr`` a tensor of several elements                 Tensor lr must be 1-element
@@ -59,14 +59,20 @@ a loss that is not finite                           the loss is
 a gradient that is not finite                       the gradient is not finite
 a loss of other parameters                          does not depend on any parameter
 a sparse gradient                                   a gradient is sparse
+a reentrant checkpoint                              pass use_reentrant=False
 ``step`` in inference mode                          leave it
 an iterator that ends within a step                 take the batch from the loader
 another batch at each call (a warning)              evaluated again at the same
 parameters changed by the closure                   changes the parameters in place
 Gauss-Newton of a loss that is not a sum            curvature='gauss_newton' needs
 operations without a second derivative              second derivative
+a second derivative that is wrong (a warning)       is not the derivative of the gradient
+a gradient that is none (a warning)                 not the gradient of any function
+too few products for a fixed damping (a warning)    was not solved to cg_tol
+a closure without ``zero_grad`` (a warning)         call optimizer.zero_grad() in the closure
+a loss over its own detached value (a warning)      divided by its own detached value
 hooks on parameters (a warning)                     also acts on every product
-==================================================  ===================================
+==================================================  =========================================
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ..linalg.change_of_variables import ChangeOfVariables
 from ..linalg.conjugate_gradient import conjugate_gradient
 from ..linalg.operators import LinearOperator, damped, symmetric
 from ..linalg.solution import Solution, Stop
-from ..linalg.solve import solve_symmetric
+from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
@@ -95,12 +95,17 @@ class QuadraticModel:
             self.products += 1
             return curvature @ v
 
+        def counted_columns(V: Tensor) -> Tensor:
+            self.products += V.shape[1]
+            return curvature @ V
+
+        # Without a faster way of its own each column is a product, and counted there.
         self.curvature = symmetric(
             len(gradient),
             counted,
             dtype=curvature.dtype,
             device=curvature.device,
-            matmat=curvature.matmat,
+            matmat=None if curvature.matmat is None else counted_columns,
         )
         # The system is solved in these variables, where the damping is a multiple of I.
         self._variables, self._space = ChangeOfVariables(), space
@@ -222,7 +227,11 @@ class QuadraticModel:
         )
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
-        """The solution to `tol`, a stationary point of the damped model also if indefinite."""
+        """The solution to `tol`, a stationary point of the damped model also if indefinite.
+
+        Where `max_iter` is given the iterations end there; else elimination finds what they do
+        not, if P is not too large.
+        """
         if damping == 0 and self._exact_inverse and self._space is not None:
             d = least_squares_step(self._space, self._g)
             return self._direct(d, self._space.jacobian.matvec(d))
@@ -230,9 +239,11 @@ class QuadraticModel:
             M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
         else:
             M = None if self._at_damping is None else self._at_damping(damping)
-        solution, indefinite = solve_symmetric(
-            damped(self._A, damping), -self._g, M, tol=tol, max_iter=max_iter
-        )
+        A, b = damped(self._A, damping), -self._g
+        if max_iter is None:
+            solution, indefinite = solve_or_eliminate(A, b, M, tol=tol)
+        else:
+            solution, indefinite = solve_symmetric(A, b, M, tol=tol, max_iter=max_iter)
         path = Path.INDEFINITE if indefinite else self.path
         if solution.stop is Stop.NON_FINITE:
             return self._proposal([], [], solution, indefinite, path)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..closure.capture import ClosureWarning
 from ..closure.evaluator import Evaluator
 from ..closure.surrogate import Surrogate
 from ..curvature.base import Curvature
 from ..damping import Attempt, DampingContext, RetryingRule
+from ..linalg.flat import norm
 from ..step import Path, Step
 from .options import Options
 from .quadratic_model import Proposal, QuadraticModel
@@ -22,6 +24,16 @@ is smaller than that, and without the term every step would be refused or accept
 
 TIGHTEST = 1e-8
 """Relative residual of a solve under a fixed damping, whose steps are meant to be exact."""
+
+NOTABLE = 0.1
+"""Predicted reduction, relative to the loss, that a loss without any change contradicts: 25 times
+the resolution of bfloat16, the coarsest in which a loss is computed."""
+
+FLAT = (
+    "the loss is the same at every point that the step tried, although its gradient is not zero: "
+    "is it divided by its own detached value, or normalised otherwise? A step is judged by the "
+    "loss: minimise the loss itself, or its logarithm"
+)
 
 LOOSEST = 0.1
 """Relative residual of a solve far from the minimum, and the factor of the square root of the
@@ -63,24 +75,51 @@ class TrustRegionSearch:
         rule, retrying = self.options.damping, self.options.retrying
         tol = self._tolerance(first_norm)
         damping = _checked(rule(last, context))
+        iterations, negative, lowest, flat = 0, False, math.inf, _Flat()
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             proposal = self._solve(damping, tol)
             attempt, graph = self._try(number, damping, proposal, step.loss, context)
             accepted = _accepts(retrying, attempt)
+            flat.look(attempt, step.loss, context.epsilon)
             corrected = None if accepted else self._correction(proposal, attempt, graph)
             graph = None  # frees its memory for the next evaluation
             if corrected is not None:
                 again = self._again(attempt, corrected, step.loss, context)
                 if _accepts(retrying, again):
                     accepted, attempt = True, again
-            step = self._recorded(step, damping, proposal, attempt, accepted)
+            iterations, lowest = iterations + proposal.iterations, min(lowest, attempt.curvature)
+            negative = negative or proposal.negative_curvature
             if accepted and attempt.direction is not None:
-                length = float(torch.linalg.vector_norm(attempt.direction))
-                return replace(step, step_length=length), attempt.direction
+                break
             if retrying is not None:
                 damping = _checked(retrying.retry(damping, attempt, context))
-        # What the last attempt taught is kept for the next step.
-        return replace(step, damping=damping), None
+        self._warn_if(flat, context.epsilon)
+        moved = attempt.direction if accepted else None
+        step = replace(
+            step,
+            loss_after=attempt.loss,
+            damping=damping,  # where all were refused, what the last taught the next step
+            ratio=attempt.ratio,
+            accepted=accepted,
+            corrected=accepted and attempt.corrected,
+            attempts=number,
+            cg_iterations=iterations,
+            products=self.model.products,
+            closure_calls=self.evaluator.calls,
+            stop=proposal.stop,
+            negative_curvature=negative,
+            curvature_min=lowest,
+            path=proposal.path,
+            step_length=0.0 if moved is None else norm(moved),
+        )
+        return step, moved
+
+    def _warn_if(self, flat: _Flat, epsilon: float) -> None:
+        """Warn where no attempt changed the loss, and some one should have by far."""
+        # At a minimum a step of less than half the digits of the parameters is of rounding.
+        least = math.sqrt(epsilon) * norm(self.evaluator.snapshot.point.vector)
+        if flat.longest > least and not flat.changed:
+            self.evaluator.once("flat", FLAT, ClosureWarning)
 
     def _tolerance(self, first_norm: float) -> float:
         """The relative residual at which a solve ends."""
@@ -153,25 +192,25 @@ class TrustRegionSearch:
         ratio = _ratio(loss, attempt.predicted, value, context.epsilon)
         return replace(attempt, direction=corrected, loss=value, ratio=ratio, corrected=True)
 
-    def _recorded(
-        self, step: Step, damping: float, proposal: Proposal, attempt: Attempt, accepted: bool
-    ) -> Step:
-        return replace(
-            step,
-            loss_after=attempt.loss,
-            damping=damping,
-            ratio=attempt.ratio,
-            accepted=accepted,
-            corrected=accepted and attempt.corrected,
-            attempts=attempt.number,
-            cg_iterations=step.cg_iterations + proposal.iterations,
-            products=self.model.products,
-            closure_calls=self.evaluator.calls,
-            stop=proposal.stop,
-            negative_curvature=step.negative_curvature or proposal.negative_curvature,
-            curvature_min=min(step.curvature_min, attempt.curvature),
-            path=proposal.path,
-        )
+
+@dataclass
+class _Flat:
+    """Whether the attempts of a step change the loss.
+
+    Attributes:
+        changed: whether one did, by more than rounding.
+        longest: the length of the longest that was predicted to, by a notable part of it.
+    """
+
+    changed: bool = False
+    longest: float = 0.0
+
+    def look(self, attempt: Attempt, loss: float, epsilon: float) -> None:
+        """Take account of an attempt; its direction need not be kept for that."""
+        self.changed |= not abs(attempt.loss - loss) <= ROUNDING * epsilon * abs(loss)
+        d = attempt.direction
+        if not self.changed and d is not None and attempt.predicted > NOTABLE * abs(loss) > 0:
+            self.longest = max(self.longest, norm(d))
 
 
 def _accepts(retrying: RetryingRule | None, attempt: Attempt) -> bool:

@@ -150,6 +150,7 @@ def function_space(
     residuals: Residuals,
     params: Sequence[Tensor],
     gradient: Tensor | None = None,
+    missed: list[str] | None = None,
 ) -> FunctionSpace | None:
     """The function space of a loss, of all its terms that can be read within the budget.
 
@@ -161,10 +162,11 @@ def function_space(
         params: the P parameters.
         gradient: that of the whole loss, P entries, where it is at hand: it spares a backward
             pass in checking what was read.
+        missed: see `linearized_loss.linearize`.
     """
     if not within_budget(residuals, params):
         return None
-    found = linearize(residuals, params, gradient)
+    found = linearize(residuals, params, gradient, missed)
     if found is None:
         return None
     return FunctionSpace(

@@ -48,37 +48,48 @@ class LinearizedLoss:
 
 
 def linearize(
-    residuals: Residuals, params: Sequence[Tensor], gradient: Tensor | None
+    residuals: Residuals,
+    params: Sequence[Tensor],
+    gradient: Tensor | None,
+    missed: list[str] | None = None,
 ) -> LinearizedLoss | None:
     """Read a loss of any number of rows; None where no term or no parameter can be read.
 
-    What could not be read is a warning, unless nothing could be.
+    What could not be read is a warning, unless nothing could be: it is then left to the caller.
 
     Args:
         residuals: the terms of the loss.
         params: the P parameters.
         gradient: that of the whole loss, P entries, where it is at hand.
+        missed: where nothing can be read, what was in the way is added to it, a phrase each.
     """
-    found, failure = attempt(lambda: _linearize(residuals, params, gradient))
+    missed = [] if missed is None else missed
+    found, failure = attempt(lambda: _linearize(residuals, params, gradient, missed))
     if found is None:
         message = f"reading the loss off its graph failed ({failure})"
         warn_unreadable(None if failure is None else message)
         return None
     reading, linearized = found
     warn_unreadable(reading.complaint(params))
+    if linearized is None:
+        missed += reading.unread(params)
     return linearized
 
 
 def _linearize(
-    residuals: Residuals, params: Sequence[Tensor], gradient: Tensor | None
+    residuals: Residuals, params: Sequence[Tensor], gradient: Tensor | None, missed: list[str]
 ) -> tuple[Reading, LinearizedLoss | None] | None:
     terms = residuals.of_outputs
-    roots = [root for term in terms if (root := output_hessian_root(term)) is not None]
+    found = [output_hessian_root(term) for term in terms]
+    roots = [root for root in found if root is not None]
     if not terms or len(roots) < len(terms):
+        pairs = zip(terms, found, strict=True)
+        names = [term.value.node.name() for term, root in pairs if root is None]
+        missed += [f"the loss: {name}, in which samples interact" for name in names]
         return None
     pieces = [root.solve(term.gradient) for term, root in zip(terms, roots, strict=True)]
     target = flatten(pieces)
-    whole = len(terms) == len(residuals.terms) and not residuals.unrecognised
+    whole = len(terms) == len(residuals.terms) and residuals.has_whole_slope
     if not (whole and _reach(pieces, terms, roots)):
         gradient = None  # of more than these rows
     request = Request(terms, params, roots, None if gradient is None else (target, gradient))
@@ -86,7 +97,7 @@ def _linearize(
     if reading.jacobian is None:
         return reading, None
     shift = shift_of(request, reading.left_out)
-    target_at: TargetAt = _Elsewhere([term.like.shape for term in terms], roots)
+    target_at: TargetAt = _Elsewhere(terms, roots)
     if shift is not None:
         # The gradient is that of more than these columns; and where outputs also move with the
         # parameters that are left out, a target elsewhere says nothing of second order.
@@ -102,15 +113,18 @@ def _nowhere(loss: Tensor) -> None:
 class _Elsewhere:
     """Reads the target at other points, off the graph of the loss there."""
 
-    shapes: list[torch.Size]
+    terms: Sequence[Term]
     roots: list[OutputHessianRoot]
 
     def __call__(self, loss: Tensor) -> Tensor | None:
         terms = read_residuals(loss).of_outputs
-        if [term.like.shape for term in terms] != self.shapes:
+        if [term.like.shape for term in terms] != [term.like.shape for term in self.terms]:
             return None
-        pairs = zip(self.roots, terms, strict=True)
-        return flatten(root.solve(term.gradient) for root, term in pairs)
+        slopes = [new.slope_with_weight_of(old) for new, old in zip(terms, self.terms, strict=True)]
+        known = [slope for slope in slopes if slope is not None]
+        if len(known) < len(slopes):
+            return None
+        return flatten(root.solve(g) for root, g in zip(self.roots, known, strict=True))
 
 
 def _reach(

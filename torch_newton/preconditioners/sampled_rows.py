@@ -93,9 +93,10 @@ def sampled_space(
     params: Sequence[Tensor],
     gradient: Tensor | None = None,
     count: int = COUNT,
+    missed: list[str] | None = None,
 ) -> SampledSpace | None:
     """The arguments are those of `function_space`; of any number of rows `count` are used."""
-    found = linearize(residuals, params, gradient)
+    found = linearize(residuals, params, gradient, missed)
     return (
         None if found is None else SampledSpace(found.jacobian, count, found.shift, found.reading)
     )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
+from ..linalg.indexed_factor import IndexedFactor
 
 FLOOR = 1e-3
 """Smallest row or column sum of a weight matrix, relative to its largest. Units of one layer that
@@ -141,6 +142,8 @@ class Scaling:
 
 
 def _part(factor: Factor) -> Part:
+    if isinstance(factor, IndexedFactor):
+        return factor.sums_of_squares()
     left, right = factor.left, factor.right
     if right is None:
         return (left.sum(1).square().sum(0),)
@@ -194,6 +197,8 @@ def _expanded(root: Part) -> Tensor:
 
 
 def _scaled(factor: Factor, root: Part) -> Factor:
+    if isinstance(factor, IndexedFactor):
+        return factor.rescaled(*root)
     if factor.right is None:
         return Factor(factor.left * _expanded(root), None)
     return replace(factor, left=factor.left * root[0], right=factor.right * root[1])
