@@ -186,7 +186,7 @@ def compiled():
     return torch.compile(mlp(), backend="aot_eager")
 
 
-BY_DIFFERENCES, KERNELS, ALL = "differences of gradients", "kernels", "all"
+BY_DIFFERENCES, HESSIAN, KERNELS, ALL = "differences of gradients", "H", "kernels", "all"
 
 SETUPS = {
     "mlp": lambda: regression(mlp()),
@@ -249,6 +249,7 @@ SETUPS = {
 NAN = {
     "complex": ALL, "double and single": ALL, "a step that fails": ALL, "exhausted memory": ALL,
     "a batch that cannot be copied": ALL, "sparse embedding": KERNELS,
+    "weight norm": HESSIAN,
 }  # fmt: skip
 """What is NaN, where that is not nothing."""
 
@@ -259,6 +260,7 @@ WARNED = {
     "a step that fails": "LookupError: the step was called twice.*loss=callable",
     "exhausted memory": "OutOfMemoryError.*smaller batch",
     "a batch that cannot be copied": "cannot be copied.*probe=callable",
+    "weight norm": "not symmetric",
     "gan": "manual optimization.*loss=callable",
 }  # fmt: skip
 """What a warning says."""
