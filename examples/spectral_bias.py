@@ -165,6 +165,7 @@ def train(record: Record, optimizer: str, seconds: float) -> History:
         every_n_steps=5 if optimizer == "RegNewton" else 250,
         quantities=("ntk", "nntk"),
         max_overhead=0.5,
+        effort="exact",  # all eigenvalues are drawn
     )
     history = History(record, monitor, seconds)
     trainer = pl.Trainer(

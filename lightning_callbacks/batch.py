@@ -11,6 +11,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .failures import BatchError
+
 OfBatch = Callable[[Any, Any], Tensor]
 """A function of (module, batch)."""
 
@@ -36,6 +38,9 @@ def copy_of(batch: Any) -> Any:
 
     A ``training_step`` may pop the targets from the dictionary that it is given, or add noise to
     the inputs in place; a batch may be an object of its own class, as in libraries for graphs.
+
+    Raises:
+        BatchError: something in it cannot be copied.
     """
 
     # deepcopy refuses what hangs on a graph, such as collocation points from a trained sampler.
@@ -43,7 +48,10 @@ def copy_of(batch: Any) -> Any:
     def detached(tensor: Tensor) -> Tensor:
         return tensor.detach().requires_grad_(tensor.requires_grad)
 
-    return copy.deepcopy(apply_to_collection(batch, Tensor, detached))
+    try:
+        return copy.deepcopy(apply_to_collection(batch, Tensor, detached))
+    except Exception as error:  # locks, generators, open files: whatever the batch holds
+        raise BatchError(f"the batch cannot be copied: {error}") from error
 
 
 def moved(trainer: Any, module: Any, batch: Any) -> Any:

@@ -15,6 +15,7 @@ from .quantities.base import Need, Quantity
 from .quantities.table import QUANTITIES
 
 INTERVALS = ("step", "epoch")
+EFFORTS = ("bounded", "exact")
 
 SMALLEST = {
     "every_n_steps": 1,
@@ -42,6 +43,16 @@ class Arguments:
     exact_up_to: int
     max_products: int
     figures: bool
+    max_pause: float | None
+    effort: str
+    strict: bool
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the effort of a measurement follows from the time allowed for it."""
+        return self.effort == "bounded" and (
+            self.max_overhead is not None or self.max_pause is not None
+        )
 
     def selected(self) -> list[Quantity]:
         """The quantities asked for, each name once, and last the numbers of RegNewton's step."""
@@ -71,8 +82,11 @@ class Arguments:
                 f"logging_interval to be one of {', '.join(INTERVALS)}, "
                 f"not {self.logging_interval!r}"
             )
-        if not isinstance(self.figures, bool):
-            _refuse(f"figures to be True or False, not {self.figures!r}")
+        if self.effort not in EFFORTS:
+            _refuse(f"effort to be one of {', '.join(EFFORTS)}, not {self.effort!r}")
+        for name in ("figures", "strict"):
+            if not isinstance(getattr(self, name), bool):
+                _refuse(f"{name} to be True or False, not {getattr(self, name)!r}")
         self._check_quantities()
         self._check_shares()
         self._check_evaluation()
@@ -106,6 +120,12 @@ class Arguments:
                 f"no limit, not {self.max_overhead!r}"
             )
 
+        if self.max_pause is not None and not (_is_number(self.max_pause) and self.max_pause > 0):
+            _refuse(
+                "max_pause to be a positive number of training steps, as 20, or None for no "
+                f"limit, not {self.max_pause!r}"
+            )
+
     def _check_evaluation(self) -> None:
         for name in ("loss", "outputs"):
             value = getattr(self, name)
@@ -121,21 +141,23 @@ class Arguments:
                 f"probe to be a batch, a DataLoader or a callable of the module, not {self.probe!r}"
             )
 
-    def check_module(self, module: Any) -> None:
-        """Raise a MisconfigurationException where the module's own step gives no loss."""
+    def without_loss(self, module: Any) -> str | None:
+        """Why the module's own step gives no loss, and what to do; None where it gives one."""
         if self.loss is not None:
-            return
+            return None
         if not module.automatic_optimization:
-            raise MisconfigurationException(
-                "CurvatureMonitor calls training_step for its loss, which under manual "
-                "optimization takes optimizer steps itself: give it "
+            return (
+                "training_step is called for its loss, but under manual optimization, as of GANs, "
+                "it takes optimizer steps itself: give CurvatureMonitor "
                 "loss=callable(module, batch) that returns the loss"
             )
         if takes_dataloader_iterator(module):
-            raise MisconfigurationException(
-                "CurvatureMonitor measures on one fixed batch, but training_step(dataloader_iter) "
-                "draws its batches itself: give it probe=batch and loss=callable(module, batch)"
+            return (
+                "curvature is measured on one fixed batch, but training_step(dataloader_iter) "
+                "draws its batches itself: give CurvatureMonitor probe=batch and "
+                "loss=callable(module, batch)"
             )
+        return None
 
 
 def _refuse(wanted: str) -> None:

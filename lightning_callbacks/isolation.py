@@ -12,6 +12,10 @@ import torch
 
 from .remember import remember
 
+SEED = 0
+"""Of the random numbers in a measurement. Any fixed one serves: with the same dropout mask every
+time, a difference between two measurements is one of the parameters."""
+
 
 class Silent:
     """Answers every use with itself: stands in for a logger while nothing should be logged."""

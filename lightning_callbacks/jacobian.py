@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from torch_newton.kernels.rows import KernelError, Rows, of_matrix, rows_of_loss, rows_of_outputs
+from torch_newton.kernels.rows import (
+    KernelError,
+    Rows,
+    TooManyPassesError,
+    of_matrix,
+    rows_of_loss,
+    rows_of_outputs,
+)
 from torch_newton.linalg.factored_jacobian import FactoredJacobian
 
 __all__ = ["Rows", "Warn", "in_scaled_variables", "jacobian_given", "jacobian_in"]
 
-Warn = Callable[[str], None]
+Warn = Callable[..., None]
 """Warns the user."""
 
 
 def jacobian_in(
-    loss: Tensor, params: Sequence[Tensor], warn: Warn, known: FactoredJacobian | None = None
+    loss: Tensor,
+    params: Sequence[Tensor],
+    warn: Warn,
+    known: FactoredJacobian | None = None,
+    max_passes: float = math.inf,
 ) -> Rows | None:
     """J of the outputs in the graph of a loss; None, and a warning, where there are none.
 
@@ -26,9 +38,15 @@ def jacobian_in(
         params: the P parameters.
         warn: called with what was not found, and the way out.
         known: the weighted Jacobian, where a step of the optimizer has read it already.
+        max_passes: backward passes, one a row, by which it may be formed.
+
+    Raises:
+        TooManyPassesError: it takes more.
     """
     try:
-        found, unrecognised = rows_of_loss(loss, params, known)
+        found, unrecognised = rows_of_loss(loss, params, known, max_passes)
+    except TooManyPassesError:
+        raise
     except KernelError as error:
         warn(f"no kernels are logged: {error}")
         return None
@@ -47,18 +65,26 @@ def jacobian_in(
     return found
 
 
-def jacobian_given(outputs: Sequence[Tensor], params: Sequence[Tensor], warn: Warn) -> Rows | None:
+def jacobian_given(
+    outputs: Sequence[Tensor],
+    params: Sequence[Tensor],
+    warn: Warn,
+    max_passes: float = math.inf,
+) -> Rows | None:
     """J of outputs that the user gave, one tensor a batch; None, and a warning, if too large.
 
     Raises:
         TypeError: one of them is not a tensor.
+        TooManyPassesError: it takes more than `max_passes` backward passes.
     """
     for tensor in outputs:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"outputs must return a tensor, not {type(tensor).__name__}")
     together = torch.cat(list(outputs)) if len(outputs) > 1 else outputs[0]
     try:
-        return rows_of_outputs(together, params)
+        return rows_of_outputs(together, params, max_passes)
+    except TooManyPassesError:
+        raise
     except KernelError as error:
         warn(f"no kernels are logged: {error}")
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .allowance import OutOfTimeError
+from .failures import Failures, WrongQuantityError
 from .point import Point
 from .quantities.base import Measured, Need, Numbers, Quantity
 
@@ -26,26 +28,59 @@ class Measurement:
     spectra: dict[str, Tensor] = field(default_factory=dict)
 
 
-def measure(point: Point, quantities: Iterable[Quantity]) -> Measurement:
-    """All of the quantities at a point.
+def measure(
+    point: Point | None,
+    quantities: Sequence[Quantity],
+    failures: Failures,
+    first: Collection[str] = (),
+) -> Measurement:
+    """All of the quantities at a point, each for itself.
+
+    Args:
+        point: None where it could not be had, so that nothing is known.
+        quantities: what to measure.
+        failures: notes what is raised; the numbers of that quantity are then unknown.
+        first: names of those for which there was no time before, and which come first now.
 
     Raises:
-        ValueError: a quantity returns a key that its documentation lacks.
+        WrongQuantityError: a quantity returns a key that its documentation lacks.
     """
-    measurement = Measurement()
+    measurement, found = Measurement(), dict[str, Measured]()
+    # What two kernels share is computed once, and the time of the second is left for the Hessian.
+    order = sorted(quantities, key=lambda q: (q.name not in first, _of_hessian(q)))
+    for i, quantity in enumerate(order):
+        measured = Measured(quantity.unknown() if quantity.needs else {})
+        if point is not None:
+            point.allowance.begin(len(order) - i)
+            try:
+                with failures.noted(f"measuring {quantity.name!r}"):
+                    measured = _measured(quantity, point)
+            except OutOfTimeError as error:
+                point.allowance.lacking[quantity.name] = error.needed
+                continue
+        _check(quantity, measured)
+        found[quantity.name] = measured
     for quantity in quantities:
-        measured = _measured(quantity, point)
-        undocumented = set(measured.numbers) - {key for key, _ in quantity.documentation}
-        if undocumented:
-            # Where the loss is not finite it would be missing from the NaN numbers, too.
-            raise ValueError(
-                f"the quantity {quantity.name!r} returned {', '.join(sorted(undocumented))}, "
-                "which its documentation does not list"
-            )
+        measured = found.get(quantity.name, Measured({}))
         measurement.numbers.update((key, float(n)) for key, n in measured.numbers.items())
         if measured.spectrum is not None:
             measurement.spectra[quantity.name] = measured.spectrum
     return measurement
+
+
+def _of_hessian(quantity: Quantity) -> bool:
+    """Whether products with the Hessian are what a quantity is made of."""
+    return bool(quantity.needs & OF_THE_HESSIAN)
+
+
+def _check(quantity: Quantity, measured: Measured) -> None:
+    undocumented = set(measured.numbers) - {key for key, _ in quantity.documentation}
+    if undocumented:
+        # Where the loss is not finite it would be missing from the NaN numbers, too.
+        raise WrongQuantityError(
+            f"the quantity {quantity.name!r} returned {', '.join(sorted(undocumented))}, "
+            "which its documentation does not list"
+        )
 
 
 def _measured(quantity: Quantity, point: Point) -> Measured:

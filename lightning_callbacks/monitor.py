@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,30 +12,37 @@ from torch import Tensor
 
 from torch_newton import Observation
 
+from .allowance import RESERVE, Allowance
 from .batch import OfBatch
 from .budget import Budget
-from .compat import Callback
+from .compat import Callback, MisconfigurationException
 from .config import Arguments
-from .isolation import undisturbed
+from .failures import Failures
+from .isolation import SEED, undisturbed
 from .logs import mean_over_processes, publish, write
 from .measurement import Measurement, measure
 from .newton import optimizer_to_observe, point_of_step
 from .probe import Probe
 from .quantities.base import Numbers, Quantity
+from .quantities.table import QUANTITIES
 from .schedule import Schedule
-from .trainer import low_precision
+from .trainer import initialized, low_precision
 from .warn_once import WarnOnce
 
-SEED = 0
-"""Of the random numbers in a measurement. Any fixed one serves: with the same dropout mask every
-time, a difference between two measurements is one of the parameters."""
+MAX_PAUSE = 20.0
+"""Training steps that a measurement may take as long as, where `max_overhead` limits it at all:
+chosen so that a progress bar stands still for no longer than it takes to notice."""
+
+NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
+"""Numbers that cost nothing."""
 
 
 class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
     r"""Log how the loss curves, and how fast it can be trained, with any optimizer.
 
-    Every `every_n_steps` optimizer steps, and before the first, the loss of the module's own
-    ``training_step`` is evaluated on one fixed batch, in train mode and with the same random
+    Every `every_n_steps` optimizer steps, as far as `max_overhead` and `max_pause` allow, the loss
+    of the module's own ``training_step`` is evaluated on one fixed batch, in train mode and with
+    the same random
     numbers every time, and of these the `quantities` asked for are logged:
 
     ==================================  ===========================================================
@@ -93,10 +102,22 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ...         return Measured({"gradient/norm": float(point.gradient.norm())})
     >>> monitor = CurvatureMonitor(quantities=("hessian", GradientNorm()))
 
-    **Cost.** Measurements take at most `max_overhead` of the time spent training, the first one
-    apart: those that would take more are left out, so that *which* steps are measured depends on
-    the clock, and nothing else does. Give ``max_overhead=None`` to measure at all of them, as a
-    run needs whose EarlyStopping follows these numbers and which should repeat exactly.
+    **Cost.** Measurements take at most `max_overhead` of the time spent training, and none takes
+    longer than `max_pause` training steps. The first is made as soon as these allow anything
+    useful, after a few steps have been timed: numbers belong to the step at which they are logged.
+    Products are timed, and there are as many Lanczos steps as there is time for; each number has
+    the error bound that these leave. Later measurements wait until they may take twice as long, up
+    to full effort or the longest pause. *Which* steps are measured, and how closely, thus depends
+    on the clock; training does not. Give ``max_overhead=None`` to measure before the first step and
+    at all that are due, with full effort, as a run needs whose EarlyStopping follows these numbers
+    and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps.
+
+    **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
+    quantities concerned, and training goes on as without the monitor. Attention and recurrent
+    networks are evaluated by kernels that can be differentiated twice, and compiled modules as
+    they were written; where there is no second derivative all the same, products with H are
+    differences of gradients, and the bounds say so. Where a loss cannot be had from
+    ``training_step``, as under manual optimization, nothing is measured without `loss`.
 
     **Hessian.** Up to `exact_up_to` parameters H is formed, and its eigenvalues are exact to
     rounding. Beyond, the extremes are Ritz values of at most `max_products` Lanczos steps: the
@@ -141,8 +162,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             ``training_step``; needed with manual optimization.
         outputs: callable of (module, batch) that returns the network's outputs, for modules
             whose loss does not show them. Then Q = I/M, with M = len(outputs).
-        max_overhead: at most this share of the training time is spent measuring; None for no
-            limit. A tenth, chosen as what one lets a progress bar or a logger cost.
+        max_overhead: at most this share of the training time is spent measuring, at any moment;
+            None for no limit. A tenth, chosen as what one lets a progress bar or a logger cost.
         max_rows: the largest kernel of which all eigenvalues are computed. With 1024 rows that
             takes 0.1 s on one core, and with twice as many 0.35 s.
         exact_up_to: the largest number of parameters for which H is formed, by as many products:
@@ -151,15 +172,21 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             eigenvalue of a million lies below the smallest Ritz value by more than 3 % of the
             width of the spectrum, but for the chance of 1e-10; after 50 that is 12 %.
         figures: whether a TensorBoard logger gets figures besides histograms.
+        max_pause: training steps (batches, at their median time) that a measurement takes as long
+            as at most; None for no limit. By default 20, or None where `max_overhead` is None.
+        effort: ``"bounded"``, where the number of products follows from the time allowed, or
+            ``"exact"``, where `exact_up_to`, `max_rows` and `max_products` alone determine it: the
+            first measurement is then made before the first step, whatever it takes, and
+            `max_pause` does not count.
+        strict: whether to raise what is raised in a measurement.
 
     Attributes:
         latest: the numbers measured last, by their keys.
         spectra: the eigenvalues measured last, by the names of the quantities, where all are known.
 
     Raises:
-        MisconfigurationException: in ``setup``, for an argument that cannot be used.
-        NotTwiceDifferentiableError: at the first measurement, where the loss cannot be
-            differentiated twice.
+        MisconfigurationException: in ``setup``, for an argument that cannot be used; where
+            `strict`, also for a module whose step gives no loss.
         ValueError: a quantity of your own returns a key that it does not document.
     """
 
@@ -178,12 +205,19 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         exact_up_to: int = 400,
         max_products: int = 100,
         figures: bool = True,
+        max_pause: float | str | None = "auto",
+        effort: str = "bounded",
+        strict: bool = False,
     ) -> None:
         super().__init__()
+        pause: Any = max_pause
+        if max_pause == "auto":
+            pause = None if max_overhead is None else MAX_PAUSE
         asked = [quantities] if isinstance(quantities, (str, Quantity)) else quantities
         self.arguments = Arguments(
             every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
             outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
+            pause, effort, strict,
         )  # fmt: skip
         self._forget()
 
@@ -191,6 +225,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self.latest: Numbers = {}
         self.spectra: dict[str, Tensor] = {}
         self._warn = WarnOnce()
+        self._failures = Failures(self.arguments.strict, self._warn)
+        self._off = False
+        self._lacking: set[str] = set()
+        self._not_before: dict[str, int] = {}
         self._probe = Probe(self.arguments, self._warn)
         self._schedule = Schedule(self.arguments)
         self._handle: Any = None
@@ -238,13 +276,18 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             return
         self._forget()
         self.arguments.check()
-        self.arguments.check_module(pl_module)
+        reason = self.arguments.without_loss(pl_module)
+        if reason is not None:
+            if self.arguments.strict:
+                raise MisconfigurationException(reason)
+            self._warn(f"nothing is measured: {reason}")
+            self._off = True
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """After resuming, publish what was measured last; watch RegNewton where that serves."""
         publish(trainer, self.latest)
         self._schedule.begin()
-        newton = optimizer_to_observe(trainer, self.arguments)
+        newton = None if self._off else optimizer_to_observe(trainer, self.arguments)
         if newton is not None:
             self._handle = newton.register_observer(lambda seen: self._observe(trainer, seen))
 
@@ -257,54 +300,113 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the first batch, and measure before the first step."""
-        if self._handle is not None:
+        """Keep the first batch, and measure before the first step where that is asked for."""
+        if self._handle is not None or self._off:
             return
-        self._probe.keep_first(batch)
-        if self.measured_at is None:
+        with self._budget.spending(), self._failures.noted("keeping the first batch"):
+            self._probe.keep_first(batch)
+        if self.measured_at is None and not self.arguments.bounded:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure where another `every_n_steps` optimizer steps are complete."""
-        if self._handle is None and self._schedule.due_at_step(trainer):
+        self._budget.step_ended()
+        if self._handle is None and not self._off and self._schedule.due_at_step(trainer):
             self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
-        if self._schedule.due_after_epoch(trainer):
+        if not self._off and self._schedule.due_after_epoch(trainer):
             self._measure(trainer, pl_module)
 
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         """Measure on the probe, beside the training."""
+        if not initialized(pl_module):
+            return  # a lazy module gets its parameters from the first batch
         settings = self.arguments.settings(low_precision(trainer))
-        with self._budget.measuring():
+        quantities = self._quantities(int(trainer.global_step))
+        if not any(q.needs for q in quantities) and self._not_before:
+            return
+        with self._clocked(trainer, pl_module.device) as allowance:
+            found = Measurement()
             with (
+                self._failures.noted("restoring the module"),
                 undisturbed(trainer, pl_module, SEED),
                 torch.inference_mode(False),
                 torch.enable_grad(),
             ):
-                point = self._probe.point(trainer, pl_module, settings)
-                found = Measurement()
-                if point is not None:
-                    found = measure(point, self.arguments.selected())
+                point, skipped = None, False
+                with self._failures.noted("evaluating the loss"):
+                    point = self._probe.point(trainer, pl_module, settings, allowance)
+                    skipped = point is None
+                if not skipped:
+                    found = measure(point, quantities, self._failures, self._lacking)
+            self._note_lacking(allowance, int(trainer.global_step))
             numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
-            self._log(trainer, Measurement(numbers, found.spectra))
+            if numbers.keys() - NEWTON or not allowance.lacking:
+                self._log(trainer, Measurement(numbers, found.spectra))
 
     def _observe(self, trainer: Any, seen: Observation) -> None:
         """Measure a step of RegNewton, from what the step knows."""
         if not self._schedule.due_at_step(trainer):
             return
         settings = self.arguments.settings(low_precision(trainer))
-        with self._budget.measuring(), torch.enable_grad():
-            point = point_of_step(seen, self.arguments.damping, settings, self._warn)
-            self._log(trainer, measure(point, self.arguments.selected()))
+        quantities = self._quantities(int(trainer.global_step))
+        with self._clocked(trainer, seen.params[0].device) as allowance, torch.enable_grad():
+            point = None
+            with self._failures.noted("reading RegNewton's step"):
+                damping, warn = self.arguments.damping, self._warn
+                point = point_of_step(seen, damping, settings, warn, allowance)
+            found = measure(point, quantities, self._failures, self._lacking)
+            self._note_lacking(allowance, int(trainer.global_step))
+            if found.numbers.keys() - NEWTON or not allowance.lacking:
+                self._log(trainer, found)
+
+    @contextmanager
+    def _clocked(self, trainer: Any, device: torch.device) -> Iterator[Allowance]:
+        """A block that is a measurement, and takes the time that it is allowed."""
+        with self._budget.measuring():
+            allowance = self._schedule.allowance(trainer, device)
+            began = allowance.now()
+            yield allowance
+        seconds, lacking = allowance.now() - began, sum(allowance.lacking.values())
+        self._schedule.took(seconds, reduced=allowance.reduced, lacking=lacking)
+
+    def _quantities(self, step: int) -> list[Quantity]:
+        """Those to measure at a step."""
+        return [q for q in self.arguments.selected() if self._not_before.get(q.name, 0) <= step]
+
+    def _note_lacking(self, allowance: Allowance, step: int) -> None:
+        """Leave out a quantity of which the cheapest form takes longer than the longest pause.
+
+        It is tried again when training has gone on for twice as long: what was timed may have
+        been a moment at which the machine was busy, and the first products are the slowest.
+        """
+        self._lacking = set(allowance.lacking)
+        longest = self._budget.longest_pause
+        if longest is None:
+            return
+        evaluation = self._schedule.costs.of("gradient") or 0.0
+        for name, seconds in allowance.lacking.items():
+            if RESERVE * longest >= evaluation + seconds:
+                continue
+            if name in self._not_before:
+                steps = (evaluation + seconds) / (self._budget.step_seconds or math.inf)
+                self._warn(
+                    f"{name!r} is not measured for the time being: it would take as long as "
+                    f"{steps:.0f} training steps, and max_pause={self.arguments.max_pause} allows "
+                    "fewer. Give a larger max_pause, or a smaller batch as probe=",
+                    f"too dear {name}",
+                )
+            self._not_before[name] = 2 * step
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures
         self._schedule.measured_at = trainer.global_step
         self.spectra = found.spectra
         self.latest = {prefix + key: value for key, value in found.numbers.items()}
-        publish(trainer, self.latest)
-        write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)
+        with self._failures.noted("logging"):
+            publish(trainer, self.latest)
+            write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)

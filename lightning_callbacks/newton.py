@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from torch_newton import LinearOperator, Observation, RegNewton, Step, hessian
+from torch_newton.autodiff.finite_difference import gradient_alone
 from torch_newton.preconditioners.scaling import Scaling
 
+from .allowance import Allowance
+from .bounded import first_vector
 from .config import Arguments
 from .jacobian import Warn, jacobian_in
+from .kernel_products import products_of_loss
 from .point import Point, Settings
+from .second_order import remembering
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -57,7 +62,11 @@ def optimizer_to_observe(trainer: Any, given: Arguments) -> RegNewton | None:
 
 
 def point_of_step(
-    seen: Observation, damping: float | None, settings: Settings, warn: Warn
+    seen: Observation,
+    damping: float | None,
+    settings: Settings,
+    warn: Warn,
+    allowance: Allowance,
 ) -> Point:
     """The point at which a step of `RegNewton` began, made of what the step has computed already.
 
@@ -66,10 +75,22 @@ def point_of_step(
         damping: lambda where the user gave it, in place of the step's.
         settings: how closely to look.
         warn: called where the loss shows no outputs, or H is not symmetric.
+        allowance: the time that measuring may take.
     """
-    H: LinearOperator = (
-        hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
-    )
+
+    def read_hessian() -> tuple[LinearOperator, float]:
+        H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
+        if allowance.unlimited:
+            return H, 0.0
+        allowance.require(2 * allowance.estimate("product"))
+        H = allowance.timed(H, "product")
+        v = first_vector(H)
+        return remembering(H, v, H @ v), 0.0
+
+    if not allowance.unlimited:  # the unit in which the cost of the rest is reckoned
+        began = allowance.now()
+        gradient_alone(seen.loss, seen.params)
+        allowance.costs.put("gradient", allowance.now() - began)
     space = seen.space
     # A Jacobian that leaves out parameters is not that of a kernel.
     if space is not None and space.whole:
@@ -80,11 +101,13 @@ def point_of_step(
         loss=seen.loss,
         params=seen.params,
         gradient=seen.gradient,
-        H=H,
-        damping=seen.step.damping if damping is None else damping,
+        read_hessian=read_hessian,
+        read_damping=lambda: seen.step.damping if damping is None else damping,
         settings=settings,
-        read_jacobian=lambda: jacobian_in(seen.loss, list(seen.params), warn, known),
+        read_jacobian=lambda passes: jacobian_in(seen.loss, list(seen.params), warn, known, passes),
+        read_kernel=lambda: products_of_loss(seen.loss, seen.params),
         warn=warn,
+        allowance=allowance,
         scaling=seen.scaling if damping is None else None,
         gram=gram,
         step=seen.step,

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from torch_newton import KernelSpectrum, LinearOperator, Step, kernel_spectrum
-from torch_newton.autodiff.verification import Asymmetry, asymmetry
+from torch_newton.autodiff.verification import Asymmetry
+from torch_newton.kernels.rows import TooManyPassesError
 
+from .allowance import Allowance, OutOfTimeError
+from .bounded import spectrum_within
 from .jacobian import Rows, in_scaled_variables
-from .spectrum import Spectrum, hessian_spectrum, hessian_trace
+from .kernel_products import KernelProducts
+from .kernels_within import kernel_of_products, seconds_to_read
+from .second_order import Warn
+from .spectrum import TRACE_PRODUCTS, Spectrum, hessian_spectrum, hessian_trace
+from .symmetry import asymmetry_within
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,15 @@ class Point:
         loss: L, a scalar with its graph.
         params: the parameters, P entries in all.
         gradient: of L, P entries.
-        H: the exact Hessian, P x P, as products.
-        damping: lambda, absolute.
+        read_hessian: returns the exact Hessian as products, and the unit of rounding of these
+            where it exceeds that of the dtype.
+        read_damping: returns lambda, absolute.
         settings: how closely to look.
-        read_jacobian: returns the Jacobian of the outputs, None where there are none.
+        read_jacobian: returns the Jacobian of the outputs, None where there are none; takes the
+            number of backward passes, one a row, by which it may be formed.
+        read_kernel: returns the tangent kernels of the outputs as products, None likewise.
         warn: called where H is not symmetric.
+        allowance: the time that measuring may take.
         scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
         gram: the smaller Gram matrix of the weighted Jacobian, where a step has formed it.
         step: the last step of `RegNewton`, where that is the optimizer.
@@ -57,14 +69,40 @@ class Point:
     loss: Tensor
     params: Sequence[Tensor]
     gradient: Tensor
-    H: LinearOperator
-    damping: float
+    read_hessian: Callable[[], tuple[LinearOperator, float]]
+    read_damping: Callable[[], float]
     settings: Settings
-    read_jacobian: Callable[[], Rows | None]
-    warn: Callable[[str], None]
+    read_jacobian: Callable[[float], Rows | None]
+    read_kernel: Callable[[], KernelProducts | None]
+    warn: Warn
+    allowance: Allowance = field(default_factory=Allowance)
     scaling: Tensor | None = None
     gram: Tensor | None = None
     step: Step | None = None
+
+    @cached_property
+    def _second(self) -> tuple[LinearOperator, float]:
+        return self.read_hessian()
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802 - the name that everybody uses
+        """The exact Hessian, P x P, as products."""
+        return self._second[0]
+
+    @cached_property
+    def damping(self) -> float:
+        """Lambda, absolute."""
+        return self.read_damping()
+
+    @property
+    def products(self) -> int:
+        """Lanczos steps at most."""
+        return self.settings.max_products
+
+    @property
+    def hessian_epsilon(self) -> float:
+        """The unit of rounding of the arithmetic behind the products with H."""
+        return max(self.epsilon, self._second[1])
 
     @property
     def epsilon(self) -> float:
@@ -78,8 +116,8 @@ class Point:
 
     @cached_property
     def asymmetry(self) -> Asymmetry:
-        """How far H is from symmetric: two products, and a third where they differ."""
-        return asymmetry(self.H)
+        """How far H is from symmetric, as far as there is time to look."""
+        return asymmetry_within(self.H, self.allowance)
 
     @cached_property
     def symmetric(self) -> bool:
@@ -90,7 +128,8 @@ class Point:
                 f"(|H - H^T| is about {self.asymmetry.size:.1e}), and what depends on it is logged "
                 "as NaN. Some backward passes have a wrong derivative: that of PyTorch's fused "
                 "weight_norm, embeddings with scale_grad_by_freq, and functions of your own, which "
-                "torch.autograd.gradgradcheck tests"
+                "torch.autograd.gradgradcheck tests",
+                "asymmetry",  # whatever its size
             )
         return self.asymmetry.explained
 
@@ -102,12 +141,23 @@ class Point:
     @cached_property
     def spectrum(self) -> Spectrum | None:
         """The spectrum of H; None where H is not finite."""
-        return hessian_spectrum(
+        settings = self.settings
+        if self.allowance.unlimited:
+            return hessian_spectrum(
+                self.H,
+                self.hessian_epsilon,
+                exact_up_to=settings.exact_up_to,
+                products=settings.max_products,
+                vectors=settings.eigenvectors,
+                asymmetry=self.asymmetry.size,
+            )
+        return spectrum_within(
             self.H,
-            self.epsilon,
-            exact_up_to=self.settings.exact_up_to,
-            products=self.settings.max_products,
-            vectors=self.settings.eigenvectors,
+            self.hessian_epsilon,
+            self.allowance,
+            exact_up_to=settings.exact_up_to,
+            products=settings.max_products,
+            vectors=settings.eigenvectors,
             asymmetry=self.asymmetry.size,
         )
 
@@ -115,8 +165,27 @@ class Point:
     def trace(self) -> tuple[float, float] | None:
         """The trace of H and its standard error; None where H is not finite."""
         if not self.formed:
-            return hessian_trace(self.H, None)
-        return None if self.spectrum is None else hessian_trace(self.H, self.spectrum)
+            return hessian_trace(self.H, None, self._trace_products())
+        if self.spectrum is None:
+            return None
+        if self.spectrum.eigenvalues is None:  # there was no time to form it
+            return hessian_trace(self.H, None, self._trace_products())
+        return hessian_trace(self.H, self.spectrum)
+
+    def _trace_products(self) -> int:
+        """Products that the estimate of the trace may take; at least 6, to know its error.
+
+        Raises:
+            OutOfTimeError: there is no time for these.
+        """
+        if self.allowance.unlimited:
+            return TRACE_PRODUCTS
+        _ = self.H  # a product is timed with the first use
+        product = self.allowance.estimate("product")
+        self.allowance.require(6 * product)
+        count = min(TRACE_PRODUCTS, max(6, int(self.allowance.left() / max(product, 1e-9))))
+        self.allowance.reduced |= count < TRACE_PRODUCTS
+        return count
 
     @cached_property
     def jacobian(self) -> Rows | None:
@@ -125,16 +194,63 @@ class Point:
         None where the loss shows no outputs. Where the damping is scaled, the latter is in the
         scaled variables.
         """
-        J = self.read_jacobian()
+        J = self.read_jacobian(self._passes())
         if J is None or self.scaling is None:
             return J
         return in_scaled_variables(J, self.scaling)
 
+    def _passes(self) -> float:
+        """Backward passes by which the Jacobian may be formed.
+
+        Raises:
+            OutOfTimeError: there is no time to read it at all.
+        """
+        allowance = self.allowance
+        if allowance.unlimited or self.gram is not None:  # a step has read it
+            return math.inf
+        K = self.kernel_products
+        if K is None:
+            return math.inf  # there is nothing to read, and reading will say so
+        whole = seconds_to_read(K, allowance)
+        if not allowance.affords(whole):
+            allowance.reduced = True
+            raise OutOfTimeError(whole)
+        return allowance.left() / max(allowance.estimate("gradient"), 1e-9)
+
     @cached_property
-    def weighted_kernel(self) -> KernelSpectrum:
-        r"""The spectrum of :math:`Q^{1/2} J J^T Q^{1/2}`, Q being the output Hessian."""
-        J = self.jacobian
-        assert J is not None  # who asks for it names Need.JACOBIAN
+    def kernel_products(self) -> KernelProducts | None:
+        """The tangent kernels as products; None where the loss shows no outputs."""
+        return self.read_kernel()
+
+    @cached_property
+    def kernel(self) -> KernelSpectrum | None:
+        """The spectrum of J J^T; None where the loss shows no outputs."""
+        J = self._jacobian_if_affordable
+        if J is None:
+            return kernel_of_products(self.kernel_products, self, weighted=False)
+        if J.scale is not None:
+            weighted = self.weighted_kernel
+            return None if weighted is None else weighted.scaled(J.scale**-2)
+        return kernel_spectrum(
+            J.plain,
+            epsilon=self.epsilon,
+            max_size=self.settings.max_rows,
+            products=self.settings.max_products,
+        )
+
+    @cached_property
+    def weighted_kernel(self) -> KernelSpectrum | None:
+        r"""The spectrum of :math:`Q^{1/2} J J^T Q^{1/2}`, Q being the output Hessian.
+
+        None where the loss shows no outputs.
+        """
+        J = self._jacobian_if_affordable
+        if J is None:
+            K = self.kernel_products
+            if K is not None and K.scale is not None and self.scaling is None:
+                kernel = self.kernel
+                return None if kernel is None else kernel.scaled(K.scale**2)
+            return kernel_of_products(K, self, weighted=True)
         gram = self.gram if self.scaling is None else None  # it was formed without the scaling
         return kernel_spectrum(
             J.weighted,
@@ -144,3 +260,12 @@ class Point:
             max_size=self.settings.max_rows,
             products=self.settings.max_products,
         )
+
+    @cached_property
+    def _jacobian_if_affordable(self) -> Rows | None:
+        """J, None where there is no time to read it or the loss shows no outputs."""
+        try:
+            return self.jacobian
+        except (OutOfTimeError, TooManyPassesError):
+            self.allowance.reduced = True
+            return None

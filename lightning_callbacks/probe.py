@@ -9,13 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_newton import Adaptive, DampingContext, LinearOperator, gradient_and_hessian, width
+from torch_newton import Adaptive, DampingContext, width
+from torch_newton.autodiff.finite_difference import gradient_alone
 
+from .allowance import Allowance
 from .batch import copy_of, probe_batches, training_loss
 from .config import Arguments
+from .isolation import SEED, undisturbed
 from .jacobian import Rows, Warn, jacobian_given, jacobian_in
+from .kernel_products import KernelProducts, products_of_loss, products_of_outputs
 from .newton import Optimizers, last_scaling, last_step, newton_among
 from .point import Point, Settings
+from .second_order import Derivatives, as_vector, differentiable_twice, moved_by
 from .trainer import trained
 
 
@@ -42,31 +47,54 @@ class Probe:
         if self._batches is None and self._given.probe is None:
             self._batches = [copy_of(batch)]
 
-    def point(self, trainer: Any, module: Any, settings: Settings) -> Point | None:
+    def point(
+        self, trainer: Any, module: Any, settings: Settings, allowance: Allowance
+    ) -> Point | None:
         """The loss and its derivatives where the module stands; None if it skips the batch."""
         given, optimizers = self._given, trainer.optimizers
         params = trained(optimizers)
         if self._batches is None or callable(given.probe):
             self._batches = probe_batches(trainer, module, given.probe)
-        losses = self._evaluate(given.loss or training_loss, trainer, module)
-        if losses is None:
+        began = allowance.now()
+        loss = self._loss(trainer, module)
+        if loss is None:
             self._warn("training_step skipped the probe batch, so there is nothing to measure")
             return None
-        loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
-        gradient, H = gradient_and_hessian(loss, params)
+
+        def gradient_at(v: Tensor) -> Tensor:
+            # As the first evaluation was: the same random numbers, and nothing left behind.
+            with moved_by(params, v), undisturbed(trainer, module, SEED):
+                moved = self._loss(trainer, module)
+                assert moved is not None  # on this batch it was not, with the same random numbers
+                return as_vector(gradient_alone(moved, params), params)
+
+        found = Derivatives(loss, params, gradient_at, allowance, self._warn)
+        allowance.costs.put("gradient", allowance.now() - began)
         last = last_step(optimizers)
-        return Point(
+
+        point = Point(
             loss=loss,
             params=params,
-            gradient=gradient,
-            H=H,
-            damping=self._damping(gradient, H, params, optimizers),
+            gradient=found.gradient,
+            read_hessian=found.hessian,
+            read_damping=lambda: self._damping(point, optimizers),
             settings=settings,
-            read_jacobian=lambda: self._jacobian(trainer, module, loss, params),
+            read_jacobian=lambda passes: self._jacobian(trainer, module, loss, params, passes),
+            read_kernel=lambda: self._kernel(trainer, module, loss, params),
             warn=self._warn,
+            allowance=allowance,
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
         )
+        return point
+
+    def _loss(self, trainer: Any, module: Any) -> Tensor | None:
+        """The mean loss of all batches, with its graph; None where one is skipped."""
+        with differentiable_twice():
+            losses = self._evaluate(self._given.loss or training_loss, trainer, module)
+        if losses is None:
+            return None
+        return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
     def _evaluate(
         self, function: Callable[[Any, Any], Tensor | None], trainer: Any, module: Any
@@ -83,9 +111,7 @@ class Probe:
                 results.append(result)
         return results
 
-    def _damping(
-        self, gradient: Tensor, H: LinearOperator, params: list[Tensor], optimizers: Optimizers
-    ) -> float:
+    def _damping(self, point: Point, optimizers: Optimizers) -> float:
         """Lambda, absolute: the user's, RegNewton's last, or the start of its damping rule."""
         if self._given.damping is not None:
             return float(self._given.damping)
@@ -93,16 +119,30 @@ class Probe:
         if newton is not None and newton.last_step is not None:
             return newton.last_step.damping
         if self.scale is None:
-            s = float(torch.linalg.vector_norm(H @ gradient) / torch.linalg.vector_norm(gradient))
+            g = point.gradient
+            s = float(torch.linalg.vector_norm(point.H @ g) / torch.linalg.vector_norm(g))
             self.scale = s if s > 0 and math.isfinite(s) else None
+        params = point.params
         n = width(params) if newton is None else newton.options.width or width(params)
         rule = Adaptive() if newton is None else newton.options.damping
         return rule(None, DampingContext(self.scale or 1.0, n, torch.finfo(params[0].dtype).eps))
 
     def _jacobian(
-        self, trainer: Any, module: Any, loss: Tensor, params: Sequence[Tensor]
+        self, trainer: Any, module: Any, loss: Tensor, params: Sequence[Tensor], passes: float
     ) -> Rows | None:
         if self._given.outputs is None:
-            return jacobian_in(loss, list(params), self._warn)
-        outputs = self._evaluate(self._given.outputs, trainer, module) or []
-        return jacobian_given(outputs, list(params), self._warn)
+            return jacobian_in(loss, list(params), self._warn, max_passes=passes)
+        outputs = self._outputs(trainer, module)
+        return jacobian_given(outputs, list(params), self._warn, passes)
+
+    def _kernel(
+        self, trainer: Any, module: Any, loss: Tensor, params: Sequence[Tensor]
+    ) -> KernelProducts | None:
+        if self._given.outputs is None:
+            return products_of_loss(loss, params)
+        return products_of_outputs(self._outputs(trainer, module), params)
+
+    def _outputs(self, trainer: Any, module: Any) -> list[Tensor]:
+        assert self._given.outputs is not None  # who calls has looked
+        with differentiable_twice():
+            return self._evaluate(self._given.outputs, trainer, module) or []

@@ -29,6 +29,9 @@ UNKNOWN = Extremes(
 )
 """What is known of the eigenvalues of a matrix that is not finite."""
 
+TRACE_PRODUCTS = 30
+"""Products for an estimate of the trace, the default of `torch_newton.trace`."""
+
 FAILURES = (torch.linalg.LinAlgError, NotFiniteError)  # type: ignore[attr-defined]
 """What the eigenvalue routines raise for a matrix that is not finite."""
 
@@ -129,17 +132,19 @@ def dense_extremes(values: Tensor, rounding: float) -> Extremes:
     return Extremes(ends[0], ends[1], len(values), ends[0].value - rounding)
 
 
-def hessian_trace(H: LinearOperator, spectrum: Spectrum | None) -> tuple[float, float] | None:
+def hessian_trace(
+    H: LinearOperator, spectrum: Spectrum | None, products: int = TRACE_PRODUCTS
+) -> tuple[float, float] | None:
     """The trace of H and its standard error; None where H is not finite.
 
     The sum of the eigenvalues where all are known, with their rounding as its error; else an
-    estimate from 30 products, by Hutch++.
+    estimate from as many products as given, by Hutch++.
     """
     if spectrum is not None and spectrum.eigenvalues is not None:
         values = spectrum.eigenvalues
         return float(values.sum()), spectrum.rounding * len(values)
     try:
-        found = trace(H)
+        found = trace(H, products=products)
     except FAILURES:
         return None
     return (found.value, found.standard_error) if math.isfinite(found.value) else None

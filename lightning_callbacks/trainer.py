@@ -15,7 +15,8 @@ def trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
     """The parameters that the optimizers train, each once.
 
     Raises:
-        MisconfigurationException: they are of several dtypes or devices, or there are none.
+        MisconfigurationException: they are complex, of several dtypes or devices, or there
+            are none.
     """
     params = {
         id(param): param
@@ -24,6 +25,11 @@ def trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
         for param in group["params"]
         if param.requires_grad
     }
+    if any(param.is_complex() for param in params.values()):
+        raise MisconfigurationException(
+            "CurvatureMonitor needs real parameters: keep the real and imaginary parts as one "
+            "real parameter and use torch.view_as_complex in the model"
+        )
     kinds = sorted({f"{param.dtype} on {param.device}" for param in params.values()})
     if len(kinds) != 1:
         raise MisconfigurationException(
@@ -31,6 +37,13 @@ def trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
             f"{', '.join(kinds) or 'none at all'}"
         )
     return list(params.values())
+
+
+def initialized(module: Any) -> bool:
+    """Whether no parameter waits for the first batch, as those of lazy modules do."""
+    return not any(
+        torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())
+    )
 
 
 def low_precision(trainer: Any) -> float:

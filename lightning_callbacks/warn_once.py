@@ -11,8 +11,14 @@ class WarnOnce:
     def __init__(self) -> None:
         self._said: set[str] = set()
 
-    def __call__(self, message: str) -> None:
-        """Warn, unless this was said before."""
-        if message not in self._said:
-            self._said.add(message)
+    def __call__(self, message: str, cause: str | None = None) -> None:
+        """Warn, unless this was said before.
+
+        Args:
+            message: the warning.
+            cause: stands for the message where that may differ in numbers from time to time.
+        """
+        key = message if cause is None else cause
+        if key not in self._said:
+            self._said.add(key)
             rank_zero_warn(f"CurvatureMonitor: {message}", category=UserWarning)

@@ -1,102 +1,116 @@
-"""What CurvatureMonitor costs at its default settings, on the CO2 record.
+"""What CurvatureMonitor costs at its default settings, on ordinary networks.
 
-    python -m examples.benchmarks.monitor_overhead
+    python -m examples.benchmarks.monitor_overhead [--models resnet-175k cnn] [--steps 60]
 
-Each optimizer of examples/lightning_co2.py trains for about as many seconds as asked for, in turns
-without the monitor and with it. Printed are the share of the training time that the monitor says it
-spent, the ratio of the two wall times, how often it measured, and whether the weights came out bit
-for bit the same.
+Each network trains by Adam on two threads, with the monitor and then without. Printed are
+
+- the median training step, without what was spent measuring;
+- the step of the first measurement, and how many there were;
+- the largest share of the training time that measuring had taken at any moment after step 20;
+- the longest single pause, in training steps;
+- the bounds that the last measurement gave of the largest eigenvalue of H;
+- whether the weights came out bit for bit the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import sys
+import math
 import time
 import warnings
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from co2 import Record, load_co2
-from lightning_co2 import NAMES, Regression
 
 from lightning_callbacks import CurvatureMonitor
 
+from .monitor_models import LARGE, MODELS, made
 
-class Counter(pl.Callback):
-    """Counts the measurements of a monitor that stands before it."""
+
+class Watch(pl.Callback):
+    """Follows the clock of a monitor that stands before it, by a clock of its own."""
 
     def __init__(self, monitor: CurvatureMonitor) -> None:
         self.monitor = monitor
-        self.steps: set[int] = set()
-        self.overhead = 0.0
+        self.began, self.worst, self.longest, self.before = 0.0, 0.0, 0.0, 0.0
+        self.steps: list[float] = []
+        self.measured: list[int] = []
+        self.known: dict[str, float] = {}
 
-    def on_train_batch_end(self, *arguments: object) -> None:
-        if self.monitor.measured_at is not None:
-            self.steps.add(self.monitor.measured_at)
+    def on_train_start(self, *arguments: object) -> None:
+        self.began = time.perf_counter()
 
-    def on_train_end(self, *arguments: object) -> None:
-        self.overhead = self.monitor.overhead
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: object) -> None:
+        spent, now = self.monitor.seconds, time.perf_counter()
+        training = now - self.began - spent
+        self.steps.append(training - sum(self.steps))
+        pause, self.before = spent - self.before, spent
+        # In steps of that time: on a shared machine they are not always equally long.
+        recent = sorted(self.steps[-50:])
+        self.longest = max(self.longest, pause / recent[len(recent) // 2])
+        if trainer.global_step >= 20:
+            self.worst = max(self.worst, spent / training)
+        self.known |= self.monitor.latest
+        at = self.monitor.measured_at
+        if at is not None and (not self.measured or at != self.measured[-1]):
+            self.measured.append(at)
 
 
-def train(
-    record: Record, optimizer: str, steps: int, counter: Counter | None
-) -> tuple[float, list[torch.Tensor]]:
-    """Seconds and final weights of a run of so many steps."""
-    pl.seed_everything(0, verbose=False)
-    module = Regression(optimizer)
-    seen = ~record.held_out
+def train(name: str, steps: int, *callbacks: pl.Callback) -> list[torch.Tensor]:
+    """The final weights of a run of so many steps."""
+    module, loader = made(name)
     trainer = pl.Trainer(
-        max_epochs=1,
+        max_steps=steps,
+        max_epochs=-1,
         accelerator="cpu",
-        precision="64-true",
-        callbacks=[] if counter is None else [counter.monitor, counter],
+        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    batch = (record.inputs[seen], record.targets[seen])
-    start = time.perf_counter()
-    trainer.fit(module, DataLoader([batch] * steps, batch_size=None))
-    return time.perf_counter() - start, [p.detach() for p in module.parameters()]
+    trainer.fit(module, loader)
+    return [p.detach() for p in module.parameters()]
+
+
+def line(name: str, steps: int, *, compare: bool) -> str:
+    """The numbers of one network, as a row of the table."""
+    monitor = CurvatureMonitor()
+    watch = Watch(monitor)
+    weights = train(name, steps, monitor, watch)
+    same = "-"
+    if compare:
+        pairs = zip(weights, train(name, steps), strict=True)
+        same = "yes" if all(torch.equal(a, b) for a, b in pairs) else "NO"
+    step = sorted(watch.steps)[len(watch.steps) // 2]
+    latest = watch.known
+    value = latest.get("hessian/lambda_max", math.nan)
+    error = latest.get("hessian/lambda_max_error", math.nan)
+    first = watch.measured[0] if watch.measured else "-"
+    return (
+        f"{name:12s} {sum(w.numel() for w in weights):>10,} {1e3 * step:8.1f} {first!s:>6s} "
+        f"{len(watch.measured):6d} {watch.worst:8.1%} {watch.longest:7.1f} "
+        f"{value:10.3g} +- {error:<8.2g} {same:>4s}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--optimizers", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS))
+    parser.add_argument("--compare", action="store_true", help="also train without the monitor")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    torch.set_num_threads(2)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
     for name in list(logging.root.manager.loggerDict):
         if "lightning" in name:
             logging.getLogger(name).setLevel(logging.ERROR)
-    record = load_co2()
-    print("optimizer   steps  measured  seconds  share measuring  wall time ratio  same bits")
-    for name in options.optimizers:
-        train(record, name, 20, None)
-        steps = max(20, int(20 * options.seconds / train(record, name, 20, None)[0]))
-        plain, watched, counters = [], [], []
-        for _ in range(options.repeats):
-            plain.append(train(record, name, steps, None))
-            counters.append(Counter(CurvatureMonitor()))
-            watched.append(train(record, name, steps, counters[-1]))
-        same = all(torch.equal(a, b) for a, b in zip(plain[0][1], watched[0][1], strict=True))
-        seconds = min(t for t, _ in plain)
-        ratio = min(t for t, _ in watched) / seconds
-        share = max(counter.overhead for counter in counters)
-        measured = sum(len(counter.steps) for counter in counters) / len(counters)
-        print(
-            f"{NAMES[name]:10s} {steps:6d} {measured:9.1f} {seconds:8.1f} {share:15.1%} "
-            f"{ratio:16.3f} {'yes' if same else 'NO':>10s}"
-        )
+    print(
+        "network              P  ms/step  first  times    share   pause  lambda_max +- error same"
+    )
+    for name in options.models or [name for name in MODELS if name not in LARGE]:
+        print(line(name, options.steps, compare=options.compare), flush=True)
 
 
 if __name__ == "__main__":

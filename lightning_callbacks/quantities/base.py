@@ -23,6 +23,7 @@ class Need(enum.Enum):
     SPECTRUM = "the extreme eigenvalues of H, and all of them where it is formed"
     EIGENVECTORS = "the eigenvectors of H, where it is formed"
     JACOBIAN = "the per-sample Jacobian of the loss's outputs"
+    KERNEL = "the extreme eigenvalues of the tangent kernels, for which products may do"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Quantity(ABC):
         needs: what of the point it is computed from. Where the gradient, or with `Need.SPECTRUM`
             or `Need.EIGENVECTORS` the Hessian, is not finite, `unknown` is logged in place of it;
             and where it needs the Hessian and autograd's is not symmetric.
-            Where `Need.JACOBIAN` is wanted of a loss without recognised outputs, nothing is. One
-            without needs is computed at every point.
+            Where `Need.JACOBIAN` is wanted of a loss without recognised outputs, nothing is; nor
+            where there is no time for what is needed. One without needs is computed at every
+            point.
         documentation: a key and its meaning for each number that is ever logged.
     """
 

@@ -15,6 +15,10 @@ from ..point import Point
 from .base import Measured, Need, Numbers
 from .kernels import KernelNumbers, documented
 
+PRODUCTS_OF_A_SYSTEM = 30
+"""Products that a damped system is reckoned to take, where it is asked whether there is time: the
+order of what conjugate gradients took on the networks of the tests."""
+
 
 class ExactNewtonTangentKernel(KernelNumbers):
     r"""The Newton neural tangent kernel of the exact Hessian.
@@ -34,13 +38,16 @@ class ExactNewtonTangentKernel(KernelNumbers):
         J = point.jacobian
         assert J is not None  # it is among the needs
         H, decomposition = _in_the_variables_of_the_step(point)
+        if decomposition is None:  # a linear system a row
+            systems = J.plain.rows * PRODUCTS_OF_A_SYSTEM
+            point.allowance.require(systems * point.allowance.estimate("product"))
         spectrum, exact = newton_spectrum(
             J.weighted,
             H,
             point.damping,
             rank=J.rank,
             decomposition=decomposition,
-            epsilon=point.epsilon,
+            epsilon=point.hessian_epsilon,
             max_size=point.settings.max_rows,
             products=point.settings.max_products,
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_newton import Extremes, Fraction, LinearOperator
 from torch_newton.linalg.eigenvalue_signs import rounding_of
 
+from ..bounded import extremes_within
 from ..point import Point
 from ..spectrum import UNKNOWN, Spectrum, dense_extremes, lanczos_extremes
 from .base import Measured, Need, Numbers, Quantity
@@ -81,10 +82,13 @@ def _damped_by_lambda_d(
     H, shift = point.H, point.damping / scaling.square()
     if spectrum.matrix is None:
         D = LinearOperator(H.shape, shift.mul, shift.mul, H.dtype, H.device)
-        found = lanczos_extremes(
-            H + D, point.epsilon, point.settings.max_products, point.asymmetry.size
-        )
+        epsilon, products = point.hessian_epsilon, point.settings.max_products
+        asymmetry = point.asymmetry.size
+        if point.allowance.unlimited:
+            found = lanczos_extremes(H + D, epsilon, products, asymmetry)
+        else:
+            found = extremes_within(H + D, epsilon, point.allowance, products, asymmetry)
         return (UNKNOWN, math.inf) if found is None else found
     values = torch.linalg.eigvalsh(spectrum.matrix + torch.diag(shift.double()))
-    rounding = max(rounding_of(values, point.epsilon), point.asymmetry.size)
+    rounding = max(rounding_of(values, point.hessian_epsilon), point.asymmetry.size)
     return dense_extremes(values, rounding), rounding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from torch_newton import Eigenvalue, KernelSpectrum, kernel_spectrum
+from torch_newton import Eigenvalue, KernelSpectrum
 
 from ..point import Point
 from .base import Measured, Need, Numbers, Quantity
@@ -29,7 +29,7 @@ def documented(name: str, kernel: str) -> tuple[tuple[str, str], ...]:
 class KernelNumbers(Quantity):
     """The ends of a kernel's spectrum; a subclass says of which kernel."""
 
-    needs = frozenset({Need.GRADIENT, Need.JACOBIAN})
+    needs = frozenset({Need.GRADIENT, Need.KERNEL})
 
     def measured(self, spectrum: KernelSpectrum) -> Measured:
         """The numbers, and all eigenvalues where the kernel is formed."""
@@ -57,18 +57,8 @@ class TangentKernel(KernelNumbers):
     documentation = documented(name, "J J^T")
 
     def compute(self, point: Point) -> Measured:
-        """From the weighted kernel where that is a multiple of it, and else from J."""
-        J = point.jacobian
-        assert J is not None  # it is among the needs
-        if J.scale is not None:
-            return self.measured(point.weighted_kernel.scaled(J.scale**-2))
-        spectrum = kernel_spectrum(
-            J.plain,
-            epsilon=point.epsilon,
-            max_size=point.settings.max_rows,
-            products=point.settings.max_products,
-        )
-        return self.measured(spectrum)
+        """From all rows where there is time to read them, else from products."""
+        return self.measured(point.kernel) if point.kernel is not None else Measured({})
 
 
 class NewtonTangentKernel(KernelNumbers):
@@ -84,4 +74,5 @@ class NewtonTangentKernel(KernelNumbers):
 
     def compute(self, point: Point) -> Measured:
         """From the eigenvalues of the weighted kernel."""
-        return self.measured(point.weighted_kernel.newton(point.damping))
+        kernel = point.weighted_kernel
+        return Measured({}) if kernel is None else self.measured(kernel.newton(point.damping))

@@ -5,10 +5,21 @@ import math
 import pytest
 import torch
 
+from lightning_callbacks.allowance import Allowance
+from lightning_callbacks.bounded import extremes_within, first_vector, spectrum_within
+from lightning_callbacks.second_order import remembering
 from lightning_callbacks.spectrum import hessian_spectrum
-from tests.callbacks.lightning_helpers import ADAM, batches, monitoring, regression, trainer
+from lightning_callbacks.symmetry import asymmetry_within
+from tests.callbacks.lightning_helpers import (
+    ADAM,
+    batches,
+    memory_logger,
+    monitoring,
+    regression,
+    trainer,
+)
 from tests.helpers import symmetric_with
-from torch_newton import RegNewton, from_dense
+from torch_newton import LinearOperator, RegNewton, from_dense
 
 
 def weight_normed():
@@ -38,3 +49,69 @@ def test_asymmetry_widens_the_error_bound(exact_up_to):
     assert found is not None
     assert found.extremes.smallest.error_bound >= 1e-3
     assert found.extremes.lowest <= -1.0 - 0.9e-3
+
+
+@pytest.mark.parametrize("exact_up_to", [400, 0])
+@pytest.mark.parametrize("optimizer", [ADAM, lambda params: RegNewton(params)])
+def test_nor_is_it_one_in_limited_time(one_pl, exact_up_to, optimizer):
+    # So many steps' worth of time that it is limited, and suffices.
+    monitor = monitoring(
+        1, damping=0.1, quantities=("hessian", "trace"), exact_up_to=exact_up_to, max_pause=1e4
+    )
+    module = regression(one_pl, net=weight_normed(), optimizer=optimizer)
+    logger = memory_logger(one_pl)
+    with pytest.warns(UserWarning, match="not symmetric") as caught:
+        trainer(one_pl, 30, monitor, logger=logger).fit(module, batches())
+    assert sum("not symmetric" in str(warning.message) for warning in caught) == 1
+    # The first measurement: where the residuals vanish, later, so does the wrong part.
+    for key in ("hessian/lambda_min", "hessian/lambda_max", "hessian/trace"):
+        assert math.isnan(next(iter(logger.of(key).values()))), key
+    assert next(iter(logger.of("hessian/lambda_min_error").values())) == math.inf
+
+
+def counted(matrix, products):
+    """An operator that knows its product with the first vector, and counts the others."""
+
+    def product(v):
+        products.append(v)
+        return matrix @ v
+
+    H = LinearOperator(matrix.shape, product, product, matrix.dtype, matrix.device)
+    v = first_vector(H)
+    return remembering(H, v, matrix @ v)
+
+
+def test_in_limited_time_it_takes_one_product_or_two():
+    symmetric = symmetric_with(torch.linspace(-1, 5, 30), seed=1)
+    skew = torch.randn(30, 30, generator=torch.Generator().manual_seed(2)).double()
+    for matrix, explained, count in ((symmetric, True, 1), (symmetric + skew, False, 2)):
+        products = []
+        found = asymmetry_within(counted(matrix, products), Allowance(1e3))
+        assert found.explained is explained
+        assert len(products) == count
+    # The size is a normal variable's absolute value, about.
+    assert 0.1 < found.size / float(torch.linalg.matrix_norm(skew - skew.T)) < 3
+
+
+def test_without_time_it_is_left_out_and_said_so():
+    products, allowance = [], Allowance(1e3)
+    allowance.costs.put("product", 400.0)
+    found = asymmetry_within(counted(torch.eye(5).double(), products), allowance)
+    assert found.explained
+    assert found.size == 0
+    assert not products
+    assert allowance.reduced
+
+
+def test_asymmetry_widens_the_error_bound_in_limited_time():
+    H, allowance = from_dense(symmetric_with([-1.0, 0.5, 1.0, 2.0])), Allowance(1e3)
+    allowance.costs.put("product", 10.0)  # too slow for full effort
+    found = spectrum_within(
+        H, 1e-16, allowance, exact_up_to=0, products=4, vectors=False, asymmetry=1e-3
+    )
+    assert allowance.reduced
+    assert found.extremes.smallest.error_bound >= 1e-3
+    assert found.rounding == 1e-3
+    extremes, rounding = extremes_within(H, 1e-16, allowance, 4, 1e-3)
+    assert extremes.largest.error_bound >= 1e-3
+    assert rounding == 1e-3

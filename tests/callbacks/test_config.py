@@ -49,7 +49,11 @@ def test_manual_optimization_needs_a_loss(pl):
         + ".utilities.exceptions"
     ).MisconfigurationException
     with pytest.raises(exception, match="manual optimization"):
-        trainer(pl, 2, monitoring()).fit(Manual(pl), batches())
+        trainer(pl, 2, monitoring(strict=True)).fit(Manual(pl), batches())
+    monitor = monitoring()
+    with pytest.warns(UserWarning, match="nothing is measured.*manual optimization"):
+        trainer(pl, 2, monitor).fit(Manual(pl), batches())
+    assert not monitor.latest
     memory = memory_logger(pl)
     monitor = monitoring(1, loss=lambda module, batch: module.loss_of(batch))
     trainer(pl, 2, monitor, logger=memory).fit(Manual(pl), batches())
@@ -84,6 +88,10 @@ class Endless(DataLoader):
         ({"max_overhead": 0.0}, "max_overhead to be a positive share"),
         ({"max_overhead": "10%"}, "max_overhead to be a positive share"),
         ({"figures": 1}, "figures to be True or False"),
+        ({"strict": 1}, "strict to be True or False"),
+        ({"max_pause": 0}, "max_pause to be a positive number of training steps"),
+        ({"max_pause": "long"}, "max_pause to be a positive number"),
+        ({"effort": "some"}, "effort to be one of bounded, exact, not 'some'"),
         ({"probe": 3}, "probe to be a batch, a DataLoader or a callable"),
         ({"probe": Endless()}, "DataLoader of known length"),
         ({"loss": 3}, "loss"),
@@ -106,4 +114,6 @@ def test_a_step_that_draws_its_own_batches_needs_a_loss(one_pl):
 
     exceptions = importlib.import_module("lightning_fabric.utilities.exceptions")
     with pytest.raises(exceptions.MisconfigurationException, match="dataloader_iter"):
+        monitoring(strict=True).setup(trainer(one_pl, 1), Module(), "fit")
+    with pytest.warns(UserWarning, match="dataloader_iter"):
         monitoring().setup(trainer(one_pl, 1), Module(), "fit")

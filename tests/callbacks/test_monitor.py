@@ -125,7 +125,7 @@ def test_several_processes_log_the_mean_once(one_pl, tmp_path, max_overhead):
         def on_train_batch_end(self, trainer, *_):
             first.append(dict(monitor.latest))
 
-    monitor = CurvatureMonitor(2, damping=0.1, max_overhead=max_overhead)
+    monitor = CurvatureMonitor(2, damping=0.1, max_overhead=max_overhead, effort="exact")
     memory = memory_logger(one_pl)
     run = trainer(
         one_pl, 4, First(), monitor, logger=memory,

@@ -125,7 +125,7 @@ def test_measurements_that_are_too_dear_are_left_out_and_training_is_the_same(
     one_pl, optimizer, monkeypatch
 ):
     memory = memory_logger(one_pl)
-    monitor = CurvatureMonitor(1, max_overhead=1e-6)
+    monitor = CurvatureMonitor(1, max_overhead=1e-6, effort="exact")
     module = regression(one_pl, OPTIMIZERS[optimizer])
     trainer(one_pl, 6, monitor, logger=memory).fit(module, batches())
     assert sorted(memory.of("hessian/lambda_min")) == [0]

@@ -95,13 +95,17 @@ class Asymmetry:
     explained: bool
 
 
-def asymmetry(H: LinearOperator) -> Asymmetry:
+def asymmetry(H: LinearOperator, directions: tuple[Tensor, Tensor] | None = None) -> Asymmetry:
     r"""How far H is from symmetric, by two products, and a third where they differ.
 
     The size is :math:`|u^T H v - v^T H u|` for independent u and v with standard normal entries,
     which is of mean square :math:`\|H - H^T\|_F^2`.
+
+    Args:
+        H: P x P.
+        directions: u and v, each with the identity as its covariance; drawn here if not given.
     """
-    u, v = _directions(H)
+    u, v = _directions(H) if directions is None else directions
     Hu, Hv = H @ u, H @ v
     size = abs(float(u @ Hv - v @ Hu))
     return Asymmetry(size, not _asymmetric(H, u, v, Hu, Hv))

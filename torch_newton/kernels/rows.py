@@ -32,6 +32,10 @@ class KernelError(ValueError):
     """The kernel cannot be had in the way asked for; the message says what to do."""
 
 
+class TooManyPassesError(KernelError):
+    """The Jacobian takes more backward passes than were allowed."""
+
+
 @dataclass(frozen=True)
 class Rows:
     r"""The outputs z of a loss, as rows.
@@ -51,16 +55,20 @@ class Rows:
     rank: int
 
 
-def jacobian_of(outputs: Tensor, params: Sequence[Tensor]) -> FactoredJacobian:
+def jacobian_of(
+    outputs: Tensor, params: Sequence[Tensor], max_passes: float = math.inf
+) -> FactoredJacobian:
     """J of any outputs, R x P, its rows in the order of ``outputs.reshape(-1)``.
 
     Args:
         outputs: with their graph; the first dimension counts samples.
         params: the P parameters.
+        max_passes: backward passes, one a row, by which J may be formed.
 
     Raises:
         KernelError: the outputs have no graph; or the graph is one whose rows must be formed,
             and they have more than `JACOBIAN_ENTRIES` entries.
+        TooManyPassesError: or are more than `max_passes`.
     """
     if not outputs.requires_grad:
         raise KernelError(
@@ -69,13 +77,14 @@ def jacobian_of(outputs: Tensor, params: Sequence[Tensor]) -> FactoredJacobian:
     edge = get_gradient_edge(outputs)
     like = torch.zeros_like(outputs)
     term = Term(edge, like, edge, like)
-    return _jacobian([term], params)
+    return _jacobian([term], params, max_passes=max_passes)
 
 
 def _jacobian(
     terms: Sequence[Term],
     params: Sequence[Tensor],
     weighted: tuple[FactoredJacobian, Sequence[OutputHessianRoot]] | None = None,
+    max_passes: float = math.inf,
 ) -> FactoredJacobian:
     """J of all parameters: read off the graph, or formed where that is not possible.
 
@@ -83,9 +92,11 @@ def _jacobian(
         terms: with R outputs in all.
         params: the P parameters.
         weighted: J and the square root of each term's Q, where Q^{1/2} J is wanted.
+        max_passes: backward passes, one a row, by which J may be formed.
 
     Raises:
         KernelError: what must be formed has more than `JACOBIAN_ENTRIES` entries.
+        TooManyPassesError: it has more than `max_passes` rows.
     """
     roots = [_identity(term) for term in terms] if weighted is None else weighted[1]
     # Rows are formed below, in batches that fit the caches.
@@ -97,7 +108,7 @@ def _jacobian(
     if reading.left_out:
         left_out = [params[i] for i in reading.left_out]
         if weighted is None:
-            J = _formed(terms, left_out)
+            J = _formed(terms, left_out, max_passes)
         else:
             plain = [weighted[0].factors[i] for i in reading.left_out]
             J = _mixed(FactoredJacobian(plain, left_out, weighted[0].rows).dense(), roots)
@@ -106,14 +117,17 @@ def _jacobian(
     return FactoredJacobian(factors, params, sum(term.like.numel() for term in terms))
 
 
-def _formed(terms: Sequence[Term], params: Sequence[Tensor]) -> Tensor:
+def _formed(terms: Sequence[Term], params: Sequence[Tensor], max_passes: float) -> Tensor:
     """J by one backward pass a row, in batches.
 
     Raises:
         KernelError: there are more than `JACOBIAN_ENTRIES` entries.
+        TooManyPassesError: there are more than `max_passes` rows.
     """
     J = jacobian_at([term.z for term in terms], [term.like for term in terms], params)
     rows, columns = J.shape
+    if rows > max_passes:
+        raise TooManyPassesError(f"{rows} rows take as many backward passes, and not {max_passes}")
     if rows * columns > JACOBIAN_ENTRIES:
         raise KernelError(
             f"the graph of these outputs cannot be read sample by sample, and their Jacobian of "
@@ -130,7 +144,10 @@ def of_matrix(J: Tensor, params: Sequence[Tensor]) -> FactoredJacobian:
 
 
 def rows_of_loss(
-    loss: Tensor, params: Sequence[Tensor], known: FactoredJacobian | None = None
+    loss: Tensor,
+    params: Sequence[Tensor],
+    known: FactoredJacobian | None = None,
+    max_passes: float = math.inf,
 ) -> tuple[Rows | None, list[str]]:
     """The rows of the outputs that `find_residuals` reads off the loss's graph.
 
@@ -141,6 +158,7 @@ def rows_of_loss(
         loss: a scalar with its graph.
         params: the P parameters.
         known: the weighted rows, where a step of the optimizer has read them already.
+        max_passes: backward passes, one a row, by which they may be formed.
 
     Returns:
         The rows, None where no outputs were found, and the names of the nodes at which the
@@ -148,6 +166,7 @@ def rows_of_loss(
 
     Raises:
         KernelError: the rows must be formed, and are too many.
+        TooManyPassesError: or are more than `max_passes`.
     """
     found = read_residuals(loss)
     terms = found.of_outputs
@@ -160,8 +179,10 @@ def rows_of_loss(
     if known is not None and scale is not None and known.rows == len(scale) and bool(scale.all()):
         plain = _scaled(known, 1 / scale)
     else:
-        plain, known = _jacobian(terms, params), None
+        plain, known = _jacobian(terms, params, max_passes=max_passes), None
     if len(found_roots) < len(roots):
+        if plain.rows > max_passes:
+            raise TooManyPassesError(f"Q takes {plain.rows} products, and not {max_passes}")
         weighted, rank = _weighted_densely(plain, terms, params)
         return Rows(plain, weighted, None, rank), found.unrecognised
     rank = sum(_rank(root) for root in found_roots)
@@ -173,13 +194,15 @@ def rows_of_loss(
     return Rows(plain, weighted, None, rank), found.unrecognised
 
 
-def rows_of_outputs(outputs: Tensor, params: Sequence[Tensor]) -> Rows:
+def rows_of_outputs(
+    outputs: Tensor, params: Sequence[Tensor], max_passes: float = math.inf
+) -> Rows:
     """The rows of outputs given apart from the loss; Q = I/M with M = len(outputs).
 
     Raises:
         KernelError: see `jacobian_of`.
     """
-    plain = jacobian_of(outputs, params)
+    plain = jacobian_of(outputs, params, max_passes)
     samples = len(outputs) if outputs.ndim else 1
     scale = 1 / math.sqrt(samples)
     weights = torch.full((plain.rows,), scale, dtype=torch.float64).to(outputs)

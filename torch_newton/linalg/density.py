@@ -136,11 +136,16 @@ def spectral_density(
         products = A @ torch.stack([process.next for process in running], dim=1)
         for process, product in zip(running, products.unbind(1), strict=True):
             process.take(product)
-    return _pooled(processes, squares)
+    return density_of(processes, squares)
 
 
-def _pooled(processes: list[Process], squares: list[float]) -> SpectralDensity:
-    """The quadratures of all processes, each weighted by the squared length of its vector."""
+def density_of(processes: list[Process], squares: list[float]) -> SpectralDensity:
+    """The density as Lanczos processes know it so far, each of one step or more.
+
+    Args:
+        processes: from Gaussian vectors.
+        squares: the squared length of each, its weight.
+    """
     A, results = processes[0].A, [process.result() for process in processes]
     mass = torch.tensor(squares, dtype=torch.float64)
     nodes = torch.cat([result.tridiagonal.ritz_values() for result in results])

@@ -105,7 +105,7 @@ def extreme_eigenvalues(
         for _ in range(BETWEEN_CHECKS):
             if not process.finished:
                 process.advance()
-        found = _extremes(process, tol)
+        found = extremes_of(process, tol)
         converged = found.smallest.converged and found.largest.converged
         # It takes more products to say that no eigenvalue lies below a converged positive one.
         undecided = found.smallest.value > 0 and found.positive_definite is None
@@ -113,7 +113,13 @@ def extreme_eigenvalues(
             return found
 
 
-def _extremes(process: Process, tol: float) -> Extremes:
+def extremes_of(process: Process, tol: float) -> Extremes:
+    """The extremes that a Lanczos process from a Gaussian vector has found so far.
+
+    Args:
+        process: of one step or more.
+        tol: as in `extreme_eigenvalues`.
+    """
     values, bounds = process.result().ritz_pairs()
     norm = float(values.abs().max())
     # Each of the k products is rounded by about a unit of |A|, and T with it.

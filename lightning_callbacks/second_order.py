@@ -1,0 +1,156 @@
+"""The gradient and the Hessian of a module's loss, also where autograd has no second derivative."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from torch_newton import LinearOperator
+from torch_newton.autodiff.finite_difference import finite_difference_hessian, gradient_alone
+from torch_newton.autodiff.products import (
+    check_twice_differentiable,
+    differentiable_gradient,
+    hessian_from_gradient,
+    nodes_of,
+)
+from torch_newton.closure.double_backward import TWINS
+from torch_newton.linalg.flat import filled, flatten, unflatten
+
+from .allowance import Allowance
+from .bounded import LEAST, first_vector
+from .failures import EXHAUSTED
+
+Warn = Callable[..., None]
+GradientAt = Callable[[Tensor], Tensor]
+"""Maps a vector of P entries to the gradient at the current parameters plus it."""
+
+
+class _MathKernels(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        twin = TWINS.get(func)
+        if twin is None:
+            return func(*args, **(kwargs or {}))
+        with twin():
+            return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def differentiable_twice() -> Iterator[None]:
+    """A block in which a module is evaluated by kernels that can be differentiated twice.
+
+    Those of attention and recurrent networks, as in RegNewton's own evaluations; and what was
+    compiled runs as it was written.
+    """
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # without it nothing can have been compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_MathKernels())
+        yield
+
+
+class Derivatives:
+    """The gradient of a loss, and its Hessian when somebody asks for it.
+
+    Args:
+        loss: a scalar with its graph.
+        params: the P parameters.
+        gradient_at: for differences of gradients.
+        allowance: of which the time is taken; it learns what a product takes.
+        warn: called where differences of gradients are taken.
+    """
+
+    def __init__(
+        self,
+        loss: Tensor,
+        params: Sequence[Tensor],
+        gradient_at: GradientAt,
+        allowance: Allowance,
+        warn: Warn,
+    ) -> None:
+        self.params = list(params)
+        self._gradient_at, self._allowance, self._warn = gradient_at, allowance, warn
+        self._reason: Exception | None = None
+        try:
+            self._grads = differentiable_gradient(loss, self.params)
+            check_twice_differentiable(nodes_of(loss), self._grads)
+            if any(g is not None and g.layout is not torch.strided for g in self._grads):
+                raise RuntimeError("a gradient is sparse, and has no derivative of its own")
+        except EXHAUSTED:
+            raise
+        except RuntimeError as error:
+            self._reason = error
+            self._grads = tuple(gradient_alone(loss, self.params))
+        self.gradient = as_vector(self._grads, self.params)
+
+    def hessian(self) -> tuple[LinearOperator, float]:
+        """H as products, P x P, and the unit of rounding of these where it exceeds the dtype's.
+
+        A product is tried first: whether the graph can be differentiated twice is seen then.
+
+        Raises:
+            OutOfTimeError: there is no time for the products of the cheapest spectrum.
+        """
+        allowance = self._allowance
+        # A product differentiates forward and backward pass once more, about their time; the first
+        # one takes longer.
+        guess = 2 * allowance.estimate("gradient")
+        allowance.require(LEAST * allowance.estimate("product", guess))
+        if self._reason is None:
+            try:
+                return self._tried(hessian_from_gradient(self._grads, self.params)), 0.0
+            except EXHAUSTED:
+                raise
+            except RuntimeError as error:
+                self._reason = error
+        first = str(self._reason).strip().splitlines()[0]
+        self._warn(
+            "products with the Hessian are taken by differences of gradients, which are accurate "
+            f"to few digits, because autograd has no second derivative here: {first}",
+            "finite differences",
+        )
+        H = self._tried(finite_difference_hessian(self._gradient_at, self.params))
+        return H, float(torch.finfo(self.gradient.dtype).eps ** (2 / 3))
+
+    def _tried(self, H: LinearOperator) -> LinearOperator:
+        """The same operator, with the first product of the Lanczos process taken."""
+        if not self._allowance.unlimited:
+            H = self._allowance.timed(H, "product")
+        v = first_vector(H)
+        return remembering(H, v, H @ v)
+
+
+def remembering(A: LinearOperator, v: Tensor, product: Tensor) -> LinearOperator:
+    """The same symmetric operator, which knows its product with a vector already."""
+
+    def multiply(u: Tensor) -> Tensor:
+        return product.clone() if torch.equal(u, v) else A.matvec(u)
+
+    return LinearOperator(A.shape, multiply, multiply, A.dtype, A.device, A.matmat, A.rmatmat)
+
+
+def as_vector(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> Tensor:
+    """Gradients as one vector of P entries; zeros for unused parameters, sparse ones made dense."""
+    dense = [g.to_dense() if g is not None and g.layout is not torch.strided else g for g in grads]
+    return flatten(filled(dense, params)).detach()
+
+
+@contextmanager
+def moved_by(params: Sequence[Tensor], v: Tensor) -> Iterator[None]:
+    """A block in which a vector of P entries is added to the parameters.
+
+    Through .data, which leaves the version counter alone: a graph made before still holds.
+    """
+    before = [param.detach().clone() for param in params]
+    try:
+        for param, piece in zip(params, unflatten(v, list(params)), strict=True):
+            param.data.add_(piece)
+        yield
+    finally:
+        for param, values in zip(params, before, strict=True):
+            param.data.copy_(values)
