@@ -138,7 +138,7 @@ def _weighted(
     if inputs is not None:
         raise ClosureError(
             "loss.backward(inputs=...) is not supported: give the optimizer just the parameters "
-            "that it shall train and call loss.backward()"
+            "that it should train and call loss.backward()"
         )
     return loss if gradient is None else (loss * gradient).sum()
 

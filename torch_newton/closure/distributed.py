@@ -114,14 +114,14 @@ class Ranks:
         if not self.active:
             return value
         # A number that is not finite must come back as it is, and not spoil the count.
-        told = torch.tensor([value, float(failed)], dtype=torch.float64, device=like.device)
-        dist.all_reduce(told, group=self._group)
-        if told[1] > 0 and not failed:
+        sums = torch.tensor([value, float(failed)], dtype=torch.float64, device=like.device)
+        dist.all_reduce(sums, group=self._group)
+        if sums[1] > 0 and not failed:
             raise RankError(
                 "the closure failed on another rank, whose message says why; the step changed "
                 "nothing on any of them"
             )
-        return float(told[0]) / dist.get_world_size(self._group)
+        return float(sums[0]) / dist.get_world_size(self._group)
 
     def everywhere(self, holds: bool, like: Tensor) -> bool:
         """Whether something holds on every rank."""

@@ -1,4 +1,4 @@
-"""What `RegNewton` is told, checked.
+"""The options of `RegNewton`, checked.
 
 Every input that it cannot work with is answered by one exception or warning that says what to
 do next. (``tests/newton/test_bad_input.py`` provokes each line of this table.)

@@ -116,9 +116,10 @@ class TrustRegionSearch:
 
     def _warn_if(self, flat: _Flat, epsilon: float) -> None:
         """Warn where no attempt changed the loss, and some one should have by far."""
+        if flat.changed or flat.longest == 0:
+            return
         # At a minimum a step of less than half the digits of the parameters is of rounding.
-        least = math.sqrt(epsilon) * norm(self.evaluator.snapshot.point.vector)
-        if flat.longest > least and not flat.changed:
+        if flat.longest > math.sqrt(epsilon) * norm(self.evaluator.snapshot.point.vector):
             self.evaluator.once("flat", FLAT, ClosureWarning)
 
     def _tolerance(self, first_norm: float) -> float:
