@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torch_newton import Observation
 
 from .allowance import RESERVE, Allowance
 from .config import Arguments
+from .displacement import Displacement
 from .failures import Failures
 from .isolation import SEED, undisturbed
 from .logs import mean_over_processes
@@ -22,7 +24,7 @@ from .probe import Probe
 from .quantities.base import Quantity
 from .quantities.table import QUANTITIES
 from .schedule import Schedule
-from .trainer import initialized, low_precision
+from .trainer import initialized, low_precision, trained
 from .warn_once import WarnOnce
 
 NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
@@ -85,6 +87,7 @@ class Engine:
 
     def observe(self, trainer: Any, seen: Observation) -> None:
         """Measure a step of RegNewton, from what the step knows."""
+        displacement = self._moved(trainer, seen.params)
         if not self.schedule.due_at_step(trainer):
             return
         settings = self._given.settings(low_precision(trainer))
@@ -93,11 +96,28 @@ class Engine:
             point = None
             with self._failures.noted("reading RegNewton's step"):
                 damping, warn = self._given.damping, self._warn
-                point = point_of_step(seen, damping, settings, warn, allowance)
+                point = point_of_step(seen, damping, settings, warn, allowance, displacement)
             found = measure(point, quantities, self._failures, self._lacking)
             self._note_lacking(allowance, int(trainer.global_step))
             if found.numbers.keys() - NEWTON or not allowance.lacking:
                 self._log(trainer, found)
+
+    def before_step(self, trainer: Any, optimizer: Any) -> None:
+        """An optimizer is about to take its step: keep its parameters where a quantity asks."""
+        if self._given.asks_for_step:
+            budget, failures = self.schedule.budget, self._failures
+            with budget.spending(), failures.noted("keeping the parameters before a step"):
+                params = trained([optimizer])
+                self.probe.previous.keep(optimizer, params, int(trainer.global_step))
+
+    def _moved(self, trainer: Any, params: Sequence[Tensor]) -> Displacement | None:
+        """The last step of the optimizer that is observed, whose next begins here."""
+        if not self._given.asks_for_step:
+            return None
+        previous, optimizers = self.probe.previous, list(trainer.optimizers)
+        displacement = previous.displacement(optimizers, params)
+        previous.keep(optimizers[0], params, int(trainer.global_step))
+        return displacement
 
     @contextmanager
     def _clocked(self, trainer: Any, device: torch.device) -> Iterator[Allowance]:

@@ -17,6 +17,7 @@ from .logs import publish, write
 from .measurement import Measurement
 from .newton import optimizer_to_observe
 from .quantities.base import Numbers, Quantity
+from .quantities.table import BY_DEFAULT
 from .warn_once import WarnOnce
 
 MAX_PAUSE = 20.0
@@ -61,6 +62,27 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ``nntk_hessian/lambda_max_error``   an eigenvalue lies within this distance of it
     ``nntk_hessian/condition_number``   largest over smallest absolute eigenvalue
     ``nntk_hessian/difference``         spectral norm of the difference between both
+    ``effective_dimension/value``       tr K (K + lambda I)^-1 of the weighted kernel K
+    ``effective_dimension/low``         lower bound of it
+    ``effective_dimension/high``        upper bound of it
+    ``sharpness/gradient``              curvature along the gradient, g'Hg / g'g
+    ``sharpness/limit``                 2/lr, above which SGD is unstable; NaN for others
+    ``sharpness/step``                  curvature along the last step, d'Hd / d'd
+    ``critical/sharpness``              2 over the learning rate at which a step raises the loss
+    ``critical/sharpness_low``          lower bound of it
+    ``critical/sharpness_high``         upper bound of it
+    ``critical/step``                   how many times as long the last step raises the loss
+    ``residual/largest``                largest absolute residual of the loss
+    ``residual/percentile_99``          99 % of the absolute residuals are at most this
+    ``residual/<k>/largest``            the same of term k, where there are 2 to 8
+    ``residual/<k>/percentile_99``      the same of term k
+    ``alignment/lowest``                smallest cosine between gradients of two terms of the loss
+    ``alignment/<j>_<k>``               cosine between those of terms j and k
+    ``gram_share/<k>``                  share of term k in tr(J'QJ), where there are 2 to 8
+    ``gram_share/<k>_error``            standard error of it
+    ``precision/loss_noise``            standard deviation of the rounding errors in the loss
+    ``precision/gain``                  what the best step along -g gains, (g'g)^2 / 2 g'Hg
+    ``precision/limited``               1 where the gain is below the noise, else 0
     ``newton/damping``                  lambda of RegNewton's last step, if that is the optimizer
     ``newton/cg_iterations``            iterations of its linear solver
     ``newton/ratio``                    actual over predicted reduction of the loss
@@ -137,7 +159,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         log_key_prefix: put in front of every key.
         logging_interval: ``"step"``, or ``"epoch"`` to measure at the end of each training epoch
             instead, and before the first.
-        quantities: names in `QUANTITIES`, instances of `Quantity`, or both. ``"nntk_hessian"``
+        quantities: names in `QUANTITIES`, instances of `Quantity`, or both. By default all that
+            cost little beside the spectra (`BY_DEFAULT`). Besides there are ``"trace"``,
+            ``"nntk_hessian"``, ``"gram_shares"``, and ``"step_sharpness"`` and ``"critical"``,
+            which keep a copy of the parameters. Each says what it costs. ``"nntk_hessian"``
             costs, beyond `exact_up_to` parameters, linear systems with a right-hand side for each
             row. The numbers under ``newton/`` are logged whether asked for or not.
         probe: a batch, as the DataLoader gives it; a DataLoader, for the mean loss of all its
@@ -182,7 +207,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         every_n_steps: int = 10,
         log_key_prefix: str = "",
         logging_interval: str = "step",
-        quantities: str | Quantity | Sequence[str | Quantity] = ("hessian", "ntk", "nntk"),
+        quantities: str | Quantity | Sequence[str | Quantity] = BY_DEFAULT,
         probe: Any = None,
         damping: float | None = None,
         loss: OfBatch | None = None,
@@ -303,6 +328,11 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._budget.step_ended()
         if self._handle is None and not self._off and self._engine.schedule.due_at_step(trainer):
             self._engine.measure(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Keep the parameters from before the step, where a quantity asks for them."""
+        if self._handle is None and not self._off:
+            self._engine.before_step(trainer, optimizer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
