@@ -98,6 +98,9 @@ class RegNewton(torch.optim.Optimizer):
         correction: whether, in function space and under an adaptive damping, a refused step is
             tried once more with a second-order correction before lambda is raised.
         maximize: whether to maximize the loss; `last_step` then speaks of -L.
+        max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
+            as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
+            than it is worth (`preconditioners.cost`), the step is solved iteratively.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -119,6 +122,7 @@ class RegNewton(torch.optim.Optimizer):
         hvp: str = "auto",
         correction: bool = True,
         maximize: bool = False,
+        max_memory: int | None = None,
     ) -> None:
         check_lr(lr)
         self.options = Options(
@@ -132,6 +136,7 @@ class RegNewton(torch.optim.Optimizer):
             hvp,
             correction,
             maximize,
+            max_memory,
         )
         warn_of_foreign_lr(lr, adaptive=self.options.retrying is not None)
         self._memory = Memory()

@@ -111,6 +111,7 @@ class Options:
     hvp: str = "auto"
     correction: bool = True
     maximize: bool = False
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
@@ -128,7 +129,7 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         preconditioner(self.preconditioner)
-        for name in ("cg_max_iter", "width"):
+        for name in ("cg_max_iter", "width", "max_memory"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (whole and value >= 1):

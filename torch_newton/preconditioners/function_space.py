@@ -24,26 +24,17 @@ from ..graph.residuals import Residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.gram import symmetric_product
 from ..linalg.operators import LinearOperator
+from . import cost
 from .damped_inverse import DampedInverse
-from .linearized_loss import TargetAt, linearize
+from .linearized_loss import LinearizedLoss, TargetAt, linearize
 from .scaling import Scaling
 
 __all__ = [
-    "MAX_ENTRIES",
-    "MAX_SIZE",
     "DampedInverse",
     "FunctionSpace",
     "function_space",
     "within_budget",
 ]
-
-MAX_SIZE = 3000
-"""The smaller of R and P up to which a Cholesky factor of that size is formed at each step: of
-3,000 it takes n^3/3 = 9e9 operations, some tenths of a second on one core, and 72 MB."""
-
-MAX_ENTRIES = 50_000_000
-"""Entries of a Jacobian up to which it is formed where P is smaller than R: 400 MB in double
-precision."""
 
 NOTHING = 1e-8
 """A gradient counts as J^T target up to this share of it, the square root of double precision's
@@ -84,6 +75,18 @@ class FunctionSpace:
         self.reading = reading
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
+
+    @classmethod
+    def of(cls, found: LinearizedLoss) -> FunctionSpace:
+        """That of a loss as it was read."""
+        return cls(
+            found.jacobian,
+            found.target,
+            found.gradient,
+            found.target_at,
+            found.shift,
+            found.reading,
+        )
 
     @property
     def whole(self) -> bool:
@@ -151,8 +154,9 @@ def function_space(
     params: Sequence[Tensor],
     gradient: Tensor | None = None,
     missed: list[str] | None = None,
+    max_memory: int | None = None,
 ) -> FunctionSpace | None:
-    """The function space of a loss, of all its terms that can be read within the budget.
+    """The function space of a loss, of all its terms that can be read; None beyond the budget.
 
     A term that is a parameter itself, such as weight decay written into the loss, is left to
     the operator that is preconditioned.
@@ -163,19 +167,31 @@ def function_space(
         gradient: that of the whole loss, P entries, where it is at hand: it spares a backward
             pass in checking what was read.
         missed: see `linearized_loss.linearize`.
+        max_memory: bytes of the matrices that a solve may form; None for `cost.MAX_MEMORY`.
     """
-    if not within_budget(residuals, params):
+    if not may_fit(residuals, params, max_memory):
         return None
     found = linearize(residuals, params, gradient, missed)
-    if found is None:
+    if found is None or not within_budget(found.jacobian, max_memory):
         return None
-    return FunctionSpace(
-        found.jacobian, found.target, found.gradient, found.target_at, found.shift, found.reading
-    )
+    return FunctionSpace.of(found)
 
 
-def within_budget(residuals: Residuals, params: Sequence[Tensor]) -> bool:
-    """Whether a system of as many rows, or as many parameters, can be factored at each step."""
+def within_budget(jacobian: FactoredJacobian, max_memory: int | None = None) -> bool:
+    """Whether the exact factor is worth what it costs (`cost.worth_a_factor`).
+
+    Args:
+        jacobian: J as it was read.
+        max_memory: bytes; None for `cost.MAX_MEMORY`.
+    """
+    rows, size = jacobian.shape
+    entry = cost.entry_operations(jacobian.factors, rows)
+    itemsize = jacobian.dtype.itemsize
+    return cost.worth_a_factor(rows, size, itemsize, entry=entry, max_memory=max_memory)
+
+
+def may_fit(residuals: Residuals, params: Sequence[Tensor], max_memory: int | None = None) -> bool:
+    """Whether a factor has the memory that it needs, as far as is known before J is read."""
     size = sum(param.numel() for param in params)
     rows = sum(term.like.numel() for term in residuals.of_outputs)
-    return min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES)
+    return cost.fits(rows, size, params[0].dtype.itemsize, max_memory)

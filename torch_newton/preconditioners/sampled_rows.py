@@ -20,7 +20,7 @@ from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator
 from .base import AtDamping
 from .function_space import FunctionSpace
-from .linearized_loss import linearize
+from .linearized_loss import LinearizedLoss, linearize
 
 COUNT = 1000
 """Rows of a sample. Chosen: more make a better preconditioner and a dearer one, and the Cholesky
@@ -70,6 +70,11 @@ class SampledSpace:
         target = chosen.like[0].new_zeros(chosen.rows)
         self._space = FunctionSpace(chosen, target, shift=shift)
 
+    @classmethod
+    def of(cls, found: LinearizedLoss, count: int = COUNT) -> SampledSpace:
+        """That of a loss as it was read."""
+        return cls(found.jacobian, count, found.shift, found.reading)
+
     @property
     def whole(self) -> bool:
         """Whether the Jacobian has the columns of all parameters."""
@@ -97,9 +102,7 @@ def sampled_space(
 ) -> SampledSpace | None:
     """The arguments are those of `function_space`; of any number of rows `count` are used."""
     found = linearize(residuals, params, gradient, missed)
-    return (
-        None if found is None else SampledSpace(found.jacobian, count, found.shift, found.reading)
-    )
+    return None if found is None else SampledSpace.of(found, count)
 
 
 EVEN = 1e-3
