@@ -63,6 +63,7 @@ class FunctionSpace:
             the trace of their block for parameters that J leaves out, zero for others; None
             where J leaves none out.
         reading: how the Jacobian was read; None for one that was not read off a graph.
+        exact: whether Q is the loss's own, rather than a matrix above it.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
     """
@@ -75,6 +76,7 @@ class FunctionSpace:
         target_at: TargetAt = lambda loss: None,
         shift: Tensor | None = None,
         reading: Reading | None = None,
+        exact: bool = True,
     ) -> None:
         self.jacobian = jacobian
         self.target = target
@@ -82,13 +84,14 @@ class FunctionSpace:
         self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
         self.shift = shift
         self.reading = reading
+        self.exact = exact
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
 
     @property
     def whole(self) -> bool:
-        """Whether the Jacobian has the columns of all parameters."""
-        return self.shift is None
+        """Whether its matrix is that of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
 
     @cached_property
     def gram(self) -> Tensor:
@@ -107,6 +110,7 @@ class FunctionSpace:
             self.target_at,
             None if self.shift is None else e.square() * self.shift,
             self.reading,
+            self.exact,
         )
 
     def times(self, number: float) -> FunctionSpace:
@@ -123,6 +127,7 @@ class FunctionSpace:
             target_at,
             None if self.shift is None else self.shift * number**2,
             self.reading,
+            self.exact,
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
@@ -170,7 +175,13 @@ def function_space(
     if found is None:
         return None
     return FunctionSpace(
-        found.jacobian, found.target, found.gradient, found.target_at, found.shift, found.reading
+        found.jacobian,
+        found.target,
+        found.gradient,
+        found.target_at,
+        found.shift,
+        found.reading,
+        found.exact,
     )
 
 

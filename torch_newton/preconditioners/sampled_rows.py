@@ -54,6 +54,7 @@ class SampledSpace:
         jacobian: all rows, R x P.
         shift: see `FunctionSpace`; None where the Jacobian leaves out no parameter.
         reading: how the Jacobian was read; None for one that was not read off a graph.
+        exact: whether Q is the loss's own, rather than a matrix above it.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class SampledSpace:
         count: int,
         shift: Tensor | None = None,
         reading: Reading | None = None,
+        exact: bool = True,
     ) -> None:
+        self.exact = exact
         self.jacobian = jacobian
         self.shift = shift
         self.reading = reading
@@ -72,8 +75,8 @@ class SampledSpace:
 
     @property
     def whole(self) -> bool:
-        """Whether the Jacobian has the columns of all parameters."""
-        return self.shift is None
+        """Whether its matrix is that of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of all rows, P x P."""
@@ -97,9 +100,9 @@ def sampled_space(
 ) -> SampledSpace | None:
     """The arguments are those of `function_space`; of any number of rows `count` are used."""
     found = linearize(residuals, params, gradient, missed)
-    return (
-        None if found is None else SampledSpace(found.jacobian, count, found.shift, found.reading)
-    )
+    if found is None:
+        return None
+    return SampledSpace(found.jacobian, count, found.shift, found.reading, found.exact)
 
 
 EVEN = 1e-3
