@@ -54,6 +54,7 @@ class FunctionSpace:
             the trace of their block for parameters that J leaves out, zero for others; None
             where J leaves none out.
         reading: how the Jacobian was read; None for one that was not read off a graph.
+        exact: whether Q is the loss's own, rather than a matrix above it.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
     """
@@ -66,6 +67,7 @@ class FunctionSpace:
         target_at: TargetAt = lambda loss: None,
         shift: Tensor | None = None,
         reading: Reading | None = None,
+        exact: bool = True,
     ) -> None:
         self.jacobian = jacobian
         self.target = target
@@ -73,6 +75,7 @@ class FunctionSpace:
         self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
         self.shift = shift
         self.reading = reading
+        self.exact = exact
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
 
@@ -86,12 +89,13 @@ class FunctionSpace:
             found.target_at,
             found.shift,
             found.reading,
+            found.exact,
         )
 
     @property
     def whole(self) -> bool:
-        """Whether the Jacobian has the columns of all parameters."""
-        return self.shift is None
+        """Whether its matrix is that of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
 
     @cached_property
     def gram(self) -> Tensor:
@@ -110,6 +114,7 @@ class FunctionSpace:
             self.target_at,
             None if self.shift is None else e.square() * self.shift,
             self.reading,
+            self.exact,
         )
 
     def times(self, number: float) -> FunctionSpace:
@@ -126,6 +131,7 @@ class FunctionSpace:
             target_at,
             None if self.shift is None else self.shift * number**2,
             self.reading,
+            self.exact,
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
