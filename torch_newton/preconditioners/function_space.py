@@ -22,10 +22,11 @@ from torch import Tensor
 from ..graph.reading import Reading
 from ..graph.residuals import Residuals
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.gram import symmetric_product
+from ..linalg.normal_equations import normal_matrix
 from ..linalg.operators import LinearOperator
+from ..linalg.precision import solving_dtype
 from .damped_inverse import DampedInverse
-from .linearized_loss import TargetAt, linearize
+from .linearized_loss import LinearizedLoss, TargetAt, linearize
 from .scaling import Scaling
 
 __all__ = [
@@ -42,8 +43,8 @@ MAX_SIZE = 3000
 3,000 it takes n^3/3 = 9e9 operations, some tenths of a second on one core, and 72 MB."""
 
 MAX_ENTRIES = 50_000_000
-"""Entries of a Jacobian up to which it is formed where P is smaller than R: 400 MB in double
-precision."""
+"""Entries of the Jacobian of several processes together up to which each gathers the rows of all:
+400 MB in double precision."""
 
 NOTHING = 1e-8
 """A gradient counts as J^T target up to this share of it, the square root of double precision's
@@ -59,6 +60,7 @@ class FunctionSpace:
         target_at: the same of the loss at another point, with the Q of this one; None where
             that is made of other terms.
         gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
+        sums_up: whether that is the gradient of the whole loss, but for rounding.
         shift: P entries, which the damped inverse adds to the diagonal of J^T J: an estimate of
             the trace of their block for parameters that J leaves out, zero for others; None
             where J leaves none out.
@@ -75,15 +77,36 @@ class FunctionSpace:
         target_at: TargetAt = lambda loss: None,
         shift: Tensor | None = None,
         reading: Reading | None = None,
+        sums_up: bool | None = None,
     ) -> None:
         self.jacobian = jacobian
         self.target = target
         self.target_at = target_at
         self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
+        self.sums_up = gradient is not None if sums_up is None else sums_up
         self.shift = shift
         self.reading = reading
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
+
+    @classmethod
+    def of(cls, found: LinearizedLoss) -> FunctionSpace:
+        """That of a loss as it was read, in the precision in which its system is solved."""
+        jacobian = found.jacobian
+        found = found.to(solving_dtype(jacobian.dtype, jacobian.device))
+        return cls(
+            found.jacobian,
+            found.target,
+            found.gradient,
+            found.target_at,
+            found.shift,
+            found.reading,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the rows, and of the system."""
+        return self.jacobian.dtype
 
     @property
     def whole(self) -> bool:
@@ -95,7 +118,7 @@ class FunctionSpace:
         """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
             return self.jacobian.gram()
-        return symmetric_product(self.jacobian.dense().T)
+        return normal_matrix(self.jacobian)
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
@@ -107,6 +130,7 @@ class FunctionSpace:
             self.target_at,
             None if self.shift is None else e.square() * self.shift,
             self.reading,
+            self.sums_up,
         )
 
     def times(self, number: float) -> FunctionSpace:
@@ -123,6 +147,7 @@ class FunctionSpace:
             target_at,
             None if self.shift is None else self.shift * number**2,
             self.reading,
+            self.sums_up,
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
@@ -169,13 +194,11 @@ def function_space(
     found = linearize(residuals, params, gradient, missed)
     if found is None:
         return None
-    return FunctionSpace(
-        found.jacobian, found.target, found.gradient, found.target_at, found.shift, found.reading
-    )
+    return FunctionSpace.of(found)
 
 
 def within_budget(residuals: Residuals, params: Sequence[Tensor]) -> bool:
     """Whether a system of as many rows, or as many parameters, can be factored at each step."""
     size = sum(param.numel() for param in params)
     rows = sum(term.like.numel() for term in residuals.of_outputs)
-    return min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES)
+    return min(rows, size) <= MAX_SIZE
