@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ..closure.capture import ClosureWarning
@@ -127,7 +126,7 @@ class TrustRegionSearch:
         if self.options.cg_tol is not None:
             return self.options.cg_tol
         if self.options.retrying is None:
-            return max(TIGHTEST, 10 * torch.finfo(self.model.gradient.dtype).eps)
+            return max(TIGHTEST, 10 * self.model.epsilon)
         return min(LOOSEST, LOOSEST * math.sqrt(self.model.gradient_norm / first_norm))
 
     def _solve(self, damping: float, tol: float) -> Proposal:
@@ -165,7 +164,7 @@ class TrustRegionSearch:
         """A solution times `lr`, with its curvature."""
         direction = self.lengths * d
         if isinstance(self.lengths, Tensor):
-            return direction, float(direction @ (self.model.curvature @ direction))
+            return direction, self.model.along(direction)
         return direction, self.lengths**2 * curvature
 
     def _loss_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
