@@ -59,6 +59,11 @@ class Arguments:
         asked = [QUANTITIES[q] if isinstance(q, str) else q for q in self.quantities]
         return list({q.name: q for q in (*asked, QUANTITIES["newton"])}.values())
 
+    @property
+    def asks_for_step(self) -> bool:
+        """Whether a quantity needs the last step of the optimizer."""
+        return any(Need.STEP in q.needs for q in self.selected())
+
     def settings(self, rounding: float) -> Settings:
         """How closely to look, with `rounding` the unit of it where that exceeds the dtype's."""
         return Settings(

@@ -26,8 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.indexed_factor import IndexedFactor
 from ..linalg.operators import LinearOperator, symmetric
+from ..preconditioners import cost
 from ..preconditioners.base import AtDamping
-from ..preconditioners.function_space import MAX_ENTRIES, MAX_SIZE, FunctionSpace
+from ..preconditioners.function_space import FunctionSpace
 
 SHARDED = {
     "DeepSpeedEngine": "DeepSpeed",
@@ -154,9 +155,9 @@ class Ranks:
         rows = [int(n) for n in self._gather(torch.tensor([mine], device=like.device))[:, 0]]
         size = like.numel() if space is None else space.size
         total = sum(rows)
-        if space is None or min(rows) == 0 or min(total, size) > MAX_SIZE:
+        if space is None or min(rows) == 0:
             return None
-        if size < total and total * size > MAX_ENTRIES:
+        if not cost.worth_a_factor(total, size, like.dtype.itemsize):
             return None
         jacobian = self._tangents(space.jacobian, rows)
         if jacobian is None:

@@ -25,9 +25,10 @@ from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AnyPreconditioner, AtDamping
-from ..preconditioners.function_space import FunctionSpace, function_space, within_budget
+from ..preconditioners.function_space import FunctionSpace, within_budget
 from ..preconditioners.held_rows import holdable
-from ..preconditioners.sampled_rows import SampledSpace, sampled_space
+from ..preconditioners.linearized_loss import linearize as linearized_loss
+from ..preconditioners.sampled_rows import SampledSpace
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def linearize(
     terms: bool,
     twice: bool,
     checked: bool,
+    max_memory: int | None = None,
 ) -> Linearization:
     """Read the graph of the loss as far as a step needs it.
 
@@ -146,6 +148,7 @@ def linearize(
         terms: whether the terms of the loss are wanted in any case.
         twice: whether the graph can be differentiated twice.
         checked: whether a product that is not finite should be an error.
+        max_memory: bytes of the matrices that a solve may form; None for `cost.MAX_MEMORY`.
     """
     params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
     by_rows = preconditioner == "auto"
@@ -154,10 +157,11 @@ def linearize(
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
     if by_rows and residuals is not None and holdable(residuals.of_outputs, params):
-        if within_budget(residuals, params):
-            space = function_space(residuals, params, start.own_gradient, missed)
-        else:
-            sampled = sampled_space(residuals, params, start.own_gradient, missed=missed)
+        found = linearized_loss(residuals, params, start.own_gradient, missed)
+        if found is not None and within_budget(found.jacobian, max_memory):
+            space = FunctionSpace.of(found)
+        elif found is not None:
+            sampled = SampledSpace.of(found)
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
     if sampled is not None:
         at_damping = sampled.at

@@ -121,6 +121,7 @@ class Iteration:
             terms=not all(curvature.exact for curvature in self.options.curvatures),
             twice=self.twice,
             checked=self.twice and self.options.hvp == "auto",
+            max_memory=self.options.max_memory,
         )
 
     def _verified(self, at: Linearization) -> Verified:

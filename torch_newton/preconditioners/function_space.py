@@ -24,26 +24,17 @@ from ..graph.residuals import Residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.gram import symmetric_product
 from ..linalg.operators import LinearOperator
+from . import cost
 from .damped_inverse import DampedInverse
-from .linearized_loss import TargetAt, linearize
+from .linearized_loss import LinearizedLoss, TargetAt, linearize
 from .scaling import Scaling
 
 __all__ = [
-    "MAX_ENTRIES",
-    "MAX_SIZE",
     "DampedInverse",
     "FunctionSpace",
     "function_space",
     "within_budget",
 ]
-
-MAX_SIZE = 3000
-"""The smaller of R and P up to which a Cholesky factor of that size is formed at each step: of
-3,000 it takes n^3/3 = 9e9 operations, some tenths of a second on one core, and 72 MB."""
-
-MAX_ENTRIES = 50_000_000
-"""Entries of a Jacobian up to which it is formed where P is smaller than R: 400 MB in double
-precision."""
 
 NOTHING = 1e-8
 """A gradient counts as J^T target up to this share of it, the square root of double precision's
@@ -63,6 +54,7 @@ class FunctionSpace:
             the trace of their block for parameters that J leaves out, zero for others; None
             where J leaves none out.
         reading: how the Jacobian was read; None for one that was not read off a graph.
+        exact: whether Q is the loss's own, rather than a matrix above it.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
     """
@@ -75,6 +67,7 @@ class FunctionSpace:
         target_at: TargetAt = lambda loss: None,
         shift: Tensor | None = None,
         reading: Reading | None = None,
+        exact: bool = True,
     ) -> None:
         self.jacobian = jacobian
         self.target = target
@@ -82,13 +75,27 @@ class FunctionSpace:
         self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
         self.shift = shift
         self.reading = reading
+        self.exact = exact
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
 
+    @classmethod
+    def of(cls, found: LinearizedLoss) -> FunctionSpace:
+        """That of a loss as it was read."""
+        return cls(
+            found.jacobian,
+            found.target,
+            found.gradient,
+            found.target_at,
+            found.shift,
+            found.reading,
+            found.exact,
+        )
+
     @property
     def whole(self) -> bool:
-        """Whether the Jacobian has the columns of all parameters."""
-        return self.shift is None
+        """Whether its matrix is that of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
 
     @cached_property
     def gram(self) -> Tensor:
@@ -107,6 +114,7 @@ class FunctionSpace:
             self.target_at,
             None if self.shift is None else e.square() * self.shift,
             self.reading,
+            self.exact,
         )
 
     def times(self, number: float) -> FunctionSpace:
@@ -123,6 +131,7 @@ class FunctionSpace:
             target_at,
             None if self.shift is None else self.shift * number**2,
             self.reading,
+            self.exact,
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
@@ -151,8 +160,9 @@ def function_space(
     params: Sequence[Tensor],
     gradient: Tensor | None = None,
     missed: list[str] | None = None,
+    max_memory: int | None = None,
 ) -> FunctionSpace | None:
-    """The function space of a loss, of all its terms that can be read within the budget.
+    """The function space of a loss, of all its terms that can be read; None beyond the budget.
 
     A term that is a parameter itself, such as weight decay written into the loss, is left to
     the operator that is preconditioned.
@@ -163,19 +173,31 @@ def function_space(
         gradient: that of the whole loss, P entries, where it is at hand: it spares a backward
             pass in checking what was read.
         missed: see `linearized_loss.linearize`.
+        max_memory: bytes of the matrices that a solve may form; None for `cost.MAX_MEMORY`.
     """
-    if not within_budget(residuals, params):
+    if not may_fit(residuals, params, max_memory):
         return None
     found = linearize(residuals, params, gradient, missed)
-    if found is None:
+    if found is None or not within_budget(found.jacobian, max_memory):
         return None
-    return FunctionSpace(
-        found.jacobian, found.target, found.gradient, found.target_at, found.shift, found.reading
-    )
+    return FunctionSpace.of(found)
 
 
-def within_budget(residuals: Residuals, params: Sequence[Tensor]) -> bool:
-    """Whether a system of as many rows, or as many parameters, can be factored at each step."""
+def within_budget(jacobian: FactoredJacobian, max_memory: int | None = None) -> bool:
+    """Whether the exact factor is worth what it costs (`cost.worth_a_factor`).
+
+    Args:
+        jacobian: J as it was read.
+        max_memory: bytes; None for `cost.MAX_MEMORY`.
+    """
+    rows, size = jacobian.shape
+    entry = cost.entry_operations(jacobian.factors, rows)
+    itemsize = jacobian.dtype.itemsize
+    return cost.worth_a_factor(rows, size, itemsize, entry=entry, max_memory=max_memory)
+
+
+def may_fit(residuals: Residuals, params: Sequence[Tensor], max_memory: int | None = None) -> bool:
+    """Whether a factor has the memory that it needs, as far as is known before J is read."""
     size = sum(param.numel() for param in params)
     rows = sum(term.like.numel() for term in residuals.of_outputs)
-    return min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES)
+    return cost.fits(rows, size, params[0].dtype.itemsize, max_memory)
