@@ -93,7 +93,7 @@ class Iteration:
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
         observe(_observation(at, model, scaling, step))
-        self.evaluator.finish(direction, begin.grads)
+        self.evaluator.finish(direction, begin.gradient, begin.filled)
         backward_calls.leave(self.evaluator.params)
         if scaling is not None:
             scaling.keep(self.state)

@@ -55,6 +55,11 @@ class Proposal:
     inverse: DampedInverse | None = None
 
 
+@dataclass
+class _Counter:
+    products: int = 0
+
+
 class QuadraticModel:
     r"""The model :math:`L(\theta + d) \approx L + g^T d + d^T A d / 2` and its minimisers.
 
@@ -93,19 +98,21 @@ class QuadraticModel:
         self.epsilon = max(rounding, torch.finfo(self._dtype).eps)
         self.gradient = gradient.to(self._dtype)
         self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
-        self.products = 0
+        self._counter = counter = _Counter()
         self._at_damping = at_damping
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
             self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
 
+        # They know the counter and not the model: the two would refer to each other, and with them
+        # the graph of the loss would wait for the garbage collector.
         def counted(v: Tensor) -> Tensor:
-            self.products += 1
+            counter.products += 1
             return curvature @ v
 
         def counted_columns(V: Tensor) -> Tensor:
-            self.products += V.shape[1]
+            counter.products += V.shape[1]
             return curvature @ V
 
         # Without a faster way of its own each column is a product, and counted there.
@@ -141,6 +148,11 @@ class QuadraticModel:
             None if at.sampled is None else Path.SAMPLED_ROWS,
             rounding,
         )
+
+    @property
+    def products(self) -> int:
+        """Products taken with A so far."""
+        return self._counter.products
 
     def scale(self) -> float:
         """s = |A g| / |g| in the scaled variables; 1 where that is zero or not finite."""
@@ -207,14 +219,20 @@ class QuadraticModel:
         """
         if self._exact_inverse and self._space is not None:
             inverse = self._space.at(damping)
-            self.products += 1
+            self._counter.products += 1
             return self._direct(*inverse.step(self._space_g), inverse)
         A = damped(self._A, damping)
         negative = Stop.NEGATIVE_CURVATURE
         if self._space is None:
             M = None if self._at_damping is None else self._at_damping(damping)
             solution = conjugate_gradient(
-                A, -self._g, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
+                A,
+                -self._g,
+                M,
+                tol=tol,
+                max_iter=max_iter,
+                min_curvature=1e-3 * damping,
+                overwrite_b=True,
             )
             found = [solution.x] if bool(solution.x.any()) else []
             curvatures = [_curvature(solution, damping)] if found else []
@@ -232,6 +250,7 @@ class QuadraticModel:
             tol=min(1.0, tol * norm_g / norm) if norm > 0 else 1.0,
             max_iter=max_iter,
             min_curvature=1e-3 * damping,
+            overwrite_b=True,
         )
         found, curvatures = [first], [float(first @ curved)]
         if bool(solution.x.any()):

@@ -92,6 +92,9 @@ class TrustRegionSearch:
                 break
             if retrying is not None:
                 damping = _checked(retrying.retry(damping, attempt, context))
+            # The next solve needs the memory of what was refused.
+            proposal = replace(proposal, directions=[], inverse=None)
+            attempt, corrected = replace(attempt, direction=None), None
         self._warn_if(flat, context.epsilon)
         moved = attempt.direction if accepted else None
         step = replace(
@@ -162,10 +165,10 @@ class TrustRegionSearch:
 
     def _stretched(self, d: Tensor, curvature: float) -> tuple[Tensor, float]:
         """A solution times `lr`, with its curvature."""
-        direction = self.lengths * d
         if isinstance(self.lengths, Tensor):
+            direction = self.lengths * d
             return direction, self.model.along(direction)
-        return direction, self.lengths**2 * curvature
+        return d if self.lengths == 1 else self.lengths * d, self.lengths**2 * curvature
 
     def _loss_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
         value, graph = self.evaluator.loss_at(direction)

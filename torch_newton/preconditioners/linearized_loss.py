@@ -60,6 +60,7 @@ class LinearizedLoss:
             _In(dtype, self.target_at),
             None if self.shift is None else self.shift.to(dtype),
             self.reading,
+            self.exact,
         )
 
 
