@@ -38,10 +38,6 @@ FLAT_ATTEMPTS = 2
 """Attempts without any change of the loss after which a step gives up. One may come back to the
 same loss by chance, on the other side of a minimum; a second, of another length, does not."""
 
-CLEAR = 100.0
-"""Predicted reduction, in units of what counts as equal, that an unchanged loss clearly
-contradicts: one in the last digits may be of rounding itself."""
-
 LOOSEST = 0.1
 """Relative residual of a solve far from the minimum, and the factor of the square root of the
 gradient's size with which it tightens: superlinear convergence needs it to tend to zero
@@ -81,7 +77,7 @@ class TrustRegionSearch:
         """
         rule, retrying = self.options.damping, self.options.retrying
         tol = self._tolerance(first_norm)
-        damping = _checked(rule(last, context))
+        first = damping = _checked(rule(last, context))
         iterations, negative, lowest, flat = 0, False, math.inf, _Flat()
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             proposal = self._solve(damping, tol)
@@ -102,6 +98,7 @@ class TrustRegionSearch:
             if retrying is not None:
                 damping = _checked(retrying.retry(damping, attempt, context))
             if flat.unchanged >= FLAT_ATTEMPTS:
+                damping = first  # a loss that stays as it is says nothing of lambda
                 break
             # The next solve needs the memory of what was refused.
             proposal = replace(proposal, directions=[], inverse=None)
@@ -213,7 +210,7 @@ class _Flat:
 
     Attributes:
         changed: whether one did, by more than rounding.
-        unchanged: how many did not, though predicted to by clearly more; zero once one did.
+        unchanged: how many did not, though predicted to by a notable part of it; zero once one did.
         longest: the length of the longest that was predicted to, by a notable part of it.
     """
 
@@ -227,9 +224,8 @@ class _Flat:
         self.changed |= not abs(attempt.loss - loss) <= equal
         if self.changed or attempt.direction is None or equal == 0:
             self.unchanged = 0
-            return
-        self.unchanged += attempt.predicted > CLEAR * equal
-        if attempt.predicted > NOTABLE * abs(loss):
+        elif attempt.predicted > NOTABLE * abs(loss):
+            self.unchanged += 1
             self.longest = max(self.longest, norm(attempt.direction))
 
 
