@@ -109,6 +109,11 @@ class FunctionSpace:
         return self.jacobian.dtype
 
     @property
+    def rounded(self) -> bool:
+        """Whether the rows were computed in a lower precision than that of the system."""
+        return self.jacobian.like[0].dtype is not self.dtype
+
+    @property
     def whole(self) -> bool:
         """Whether the Jacobian has the columns of all parameters."""
         return self.shift is None
