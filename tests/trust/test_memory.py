@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from examples.benchmarks.gram import laplacian_loss
 from examples.benchmarks.memory import PATHS, vectors
 from torch_newton import RegNewton, find_residuals, gradient
+from torch_newton.linalg import normal_equations
 from torch_newton.preconditioners.function_space import function_space
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -122,3 +123,19 @@ def test_a_step_leaves_nothing_for_the_garbage_collector(options: dict[str, Any]
             gc.garbage.clear()
             gc.enable()
         assert not kept
+
+
+@pytest.mark.parametrize("rows", [1000, 4000])
+def test_the_matrix_of_the_normal_equations_takes_as_much_for_any_number_of_rows(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P^2 and some blocks of rows, where J itself would take R P = 2.4e6 numbers."""
+    monkeypatch.setattr(normal_equations, "BLOCK", 2**16)
+    torch.manual_seed(0)
+    net, points = network(16), torch.rand(rows, 2)
+    params = list(net.parameters())
+    space = function_space(find_residuals(laplacian_loss(net, points)), params)
+    assert space is not None
+    assert not space.dual
+    peak = peak_numbers(lambda: space.gram)
+    assert peak <= 2 * space.size**2 + 4 * 2**16

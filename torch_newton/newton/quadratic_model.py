@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..closure.start import Start
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization
 from ..linalg.change_of_variables import ChangeOfVariables
@@ -24,6 +23,7 @@ from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.rounding import loss_rounding
 from ..preconditioners.scaling import Scaling
 from ..step import Path
+from .precise_gradient import gradient_in
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
@@ -319,22 +319,6 @@ class QuadraticModel:
         """A Gauss-Newton step, given J d, that a factorisation gave."""
         found, curvatures = [self._variables.to_theta(d)], [float(image @ image)]
         return Proposal(found, curvatures, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
-
-
-def gradient_in(space: FunctionSpace | None, start: Start) -> tuple[Tensor, float]:
-    """What the closure left in ``.grad`` in the precision of a space, and its unit of rounding.
-
-    Where that is a higher one, J^T t summed up in it takes the place of autograd's gradient: what
-    rounding leaves in that outside the range of J^T would be divided by the damping. Not so where
-    the closure has changed ``.grad``, or the rows are not those of the whole loss.
-    """
-    gradient, surrogate = start.gradient, start.surrogate
-    unit = torch.finfo(gradient.dtype).eps
-    if space is None or space.dtype is gradient.dtype:
-        return gradient, unit
-    if space.sums_up and surrogate.tilt is None and surrogate.weight == 1:
-        return space.gradient, torch.finfo(space.dtype).eps
-    return gradient.to(space.dtype), unit
 
 
 def _curvature(solution: Solution, damping: float) -> float:
