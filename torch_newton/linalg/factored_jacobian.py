@@ -143,6 +143,10 @@ class FactoredJacobian(LinearOperator):
             factors.append(replace(factor, left=lefts[factor.layer]))
         return FactoredJacobian(factors, self.like, self.rows)
 
+    def over_all_rows(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """Sums over the rows at hand as sums over all rows, which processes may share."""
+        return list(sums)
+
     def dense(self) -> Tensor:
         """J, R x P."""
         return torch.cat(

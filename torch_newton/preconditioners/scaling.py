@@ -71,6 +71,8 @@ class Scaling:
                 that block's diagonal for them.
         """
         parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        totals = iter(jacobian.over_all_rows([sums for part in parts for sums in part or ()]))
+        parts = [None if part is None else tuple(next(totals) for _ in part) for part in parts]
         if shift is not None:
             mean = shift / shift.count_nonzero().clamp_min(1)
             pieces = torch.split(mean, [param.numel() for param in jacobian.like])
