@@ -153,7 +153,7 @@ def linearize(
     params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
     by_rows = preconditioner == "auto"
     residuals, space, sampled = None, None, None
-    missed: list[str] = []
+    found, missed = None, list[str]()
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
     if by_rows and residuals is not None and holdable(residuals.of_outputs, params):
@@ -162,6 +162,9 @@ def linearize(
             space = FunctionSpace.of(found)
         elif found is not None:
             sampled = SampledSpace.of(found)
+    joined = ranks.joined(space, params[0])
+    if ranks.active and joined is None and found is not None and sampled is None:
+        sampled = SampledSpace.of(found)  # of the rows of each rank, which are too many together
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
     if sampled is not None:
         at_damping = sampled.at
@@ -181,7 +184,7 @@ def linearize(
         start=start,
         evaluator=evaluator,
         residuals=residuals,
-        space=start.surrogate.space(ranks.joined(space, params[0])),
+        space=start.surrogate.space(joined),
         at_damping=at_damping,
         sampled=sampled,
         recognised=recognised,
