@@ -23,6 +23,7 @@ from .indexed_factor import IndexedFactor
 from .lanczos import Lanczos, Tridiagonal
 from .minres import minimum_residual
 from .operators import LinearOperator, congruent, damped, from_dense, identity, symmetric
+from .pivoted_cholesky import PivotedCholesky
 from .solution import Solution, Stop
 from .solve import SolveError, inverse, solve_symmetric
 from .trace_estimation import Trace, trace
@@ -38,6 +39,7 @@ __all__ = [
     "Lanczos",
     "LinearOperator",
     "NotFiniteError",
+    "PivotedCholesky",
     "Solution",
     "SolveError",
     "SpectralDensity",

@@ -20,6 +20,7 @@ def conjugate_gradient(
     tol: float = 1e-8,
     max_iter: int | None = None,
     min_curvature: float = 0.0,
+    energy: bool = False,
 ) -> Solution:
     r"""Solve A x = b for symmetric positive definite A, of which only products are known.
 
@@ -38,18 +39,21 @@ def conjugate_gradient(
         max_iter: at most so many iterations; n where none is given, by which the residual would
             be zero in exact arithmetic.
         min_curvature: the least curvature that counts as positive.
+        energy: measure residuals in the norm of M in place of the Euclidean one. Where M is near
+            the inverse of A that is the norm of the error, |x - A^{-1} b| in the norm of A.
 
     Raises:
         ValueError: A is not square, or b does not fit it.
     """
     check_system(A, b)
     x, Ax, r = torch.zeros_like(b), torch.zeros_like(b), b
-    target, limit = tol * norm(b), len(b) if max_iter is None else max_iter
+    limit = len(b) if max_iter is None else max_iter
     curvature_min, direction, iterations = math.inf, None, 0
 
     p = z = r if M is None else M @ r
     rz, residual = float(r @ z), norm(r)
-    stop = _state(residual, rz, target)
+    target = tol * _measure(residual, rz, energy)
+    stop = _state(residual, rz, target, energy)
     while stop is None and iterations < limit:
         Ap = A @ p
         iterations += 1
@@ -65,7 +69,7 @@ def conjugate_gradient(
         r = r - alpha * Ap
         z = r if M is None else M @ r
         rz_before, rz, residual = rz, float(r @ z), norm(r)
-        stop = _state(residual, rz, target)
+        stop = _state(residual, rz, target, energy)
         if stop is Stop.NON_FINITE:
             break  # before the overflow reaches x
         x, Ax = x + alpha * p, Ax + alpha * Ap
@@ -74,10 +78,16 @@ def conjugate_gradient(
     return Solution(x, Ax, stop, iterations, residual, curvature_min, direction)
 
 
-def _state(residual: float, rz: float, target: float) -> Stop | None:
+def _state(residual: float, rz: float, target: float, energy: bool) -> Stop | None:
     """Why to stop at a residual r, from |r| and r^T M r; None to go on."""
     if not (math.isfinite(residual) and math.isfinite(rz)):
         return Stop.NON_FINITE
-    if residual <= target:
+    if _measure(residual, rz, energy) <= target:
         return Stop.CONVERGED
     return Stop.PRECONDITIONER if rz <= 0 else None
+
+
+def _measure(residual: float, rz: float, energy: bool) -> float:
+    if not energy:
+        return residual
+    return math.sqrt(rz) if rz > 0 else (0.0 if residual == 0 else math.inf)

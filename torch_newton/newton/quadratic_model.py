@@ -19,6 +19,7 @@ from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
+from ..preconditioners.low_rank import LowRankInverse, LowRankSpace
 from ..preconditioners.scaling import Scaling
 from ..step import Path
 
@@ -51,7 +52,18 @@ class Proposal:
     curvature_min: float
     negative_curvature: bool
     path: Path
-    inverse: DampedInverse | None = None
+    inverse: DampedInverse | LowRankInverse | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of the factor that preconditioned, zero where there was none."""
+        return self.inverse.rank if isinstance(self.inverse, LowRankInverse) else 0
+
+    @property
+    def effective_dimension(self) -> float:
+        """tr K (K + lambda I)^{-1} of that factor, zero where there was none."""
+        found = self.inverse
+        return found.effective_dimension if isinstance(found, LowRankInverse) else 0.0
 
 
 class QuadraticModel:
@@ -69,6 +81,7 @@ class QuadraticModel:
         exact_inverse: whether the damped inverse in `space` is that of A itself.
         scaling: D; the identity where there is none. It takes a `space`.
         path: how the system is solved, where that does not follow from the above.
+        low_rank: the rows whose J^T J is A, where there are too many for a `space`.
     """
 
     def __init__(
@@ -80,12 +93,14 @@ class QuadraticModel:
         exact_inverse: bool = False,
         scaling: Scaling | None = None,
         path: Path | None = None,
+        low_rank: LowRankSpace | None = None,
     ) -> None:
         self.gradient = gradient
         self.gradient_norm = float(torch.linalg.vector_norm(gradient))
         self.products = 0
         self._at_damping = at_damping
         self._exact_inverse = exact_inverse
+        self._low_rank = low_rank
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
@@ -126,7 +141,8 @@ class QuadraticModel:
             curvature.space(at),
             closed,
             scaling,
-            None if at.sampled is None else Path.SAMPLED_ROWS,
+            None if at.low_rank is None else Path.LOW_RANK,
+            curvature.iterative(at),
         )
 
     def scale(self) -> float:
@@ -168,13 +184,14 @@ class QuadraticModel:
             direction: d, P entries.
             loss: with its graph, at the point plus d.
         """
-        if proposal.inverse is None or self._space is None:
+        rows = self._space or self._low_rank
+        if proposal.inverse is None or rows is None:
             return None
-        target = self._space.target_at(loss)
+        target = rows.target_at(loss)
         if target is None:
             return None
         d = self._variables.from_theta(direction)
-        remainder = target - self._space.target - self._space.jacobian.matvec(d)
+        remainder = target - rows.target - rows.jacobian.matvec(d)
         correction = proposal.inverse.correction(remainder)
         norm = torch.linalg.vector_norm
         if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
@@ -194,13 +211,7 @@ class QuadraticModel:
         A = damped(self._A, damping)
         negative = Stop.NEGATIVE_CURVATURE
         if self._space is None:
-            M = None if self._at_damping is None else self._at_damping(damping)
-            solution = conjugate_gradient(
-                A, -self._g, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
-            )
-            found = [solution.x] if bool(solution.x.any()) else []
-            curvatures = [_curvature(solution, damping)] if found else []
-            return self._proposal(found, curvatures, solution, solution.stop is negative, self.path)
+            return self._preconditioned_step(A, damping, tol, max_iter)
 
         inverse = self._space.at(damping)
         first, _ = inverse.step(self._g)
@@ -225,6 +236,29 @@ class QuadraticModel:
         return self._proposal(
             found, curvatures, solution, solution.stop is negative, self.path, inverse
         )
+
+    def _preconditioned_step(
+        self, A: LinearOperator, damping: float, tol: float, max_iter: int
+    ) -> Proposal:
+        """Conjugate gradients from zero, with what preconditioner there is."""
+        rows = None if self._low_rank is None else self._low_rank.at(damping)
+        if rows is not None:
+            M: LinearOperator | None = rows.operator()
+        else:
+            M = None if self._at_damping is None else self._at_damping(damping)
+        solution = conjugate_gradient(
+            A,
+            -self._g,
+            M,
+            tol=tol,
+            max_iter=max_iter,
+            min_curvature=1e-3 * damping,
+            energy=rows is not None,
+        )
+        found = [solution.x] if bool(solution.x.any()) else []
+        curvatures = [_curvature(solution, damping)] if found else []
+        negative = solution.stop is Stop.NEGATIVE_CURVATURE
+        return self._proposal(found, curvatures, solution, negative, self.path, rows)
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite.
@@ -257,7 +291,7 @@ class QuadraticModel:
         solution: Solution,
         negative: bool,
         path: Path,
-        inverse: DampedInverse | None = None,
+        inverse: DampedInverse | LowRankInverse | None = None,
     ) -> Proposal:
         """The proposal in the parameters themselves."""
         return Proposal(

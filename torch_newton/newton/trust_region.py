@@ -110,6 +110,8 @@ class TrustRegionSearch:
             negative_curvature=negative,
             curvature_min=lowest,
             path=proposal.path,
+            rank=proposal.rank,
+            effective_dimension=proposal.effective_dimension,
             step_length=0.0 if moved is None else norm(moved),
         )
         return step, moved
