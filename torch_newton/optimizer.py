@@ -125,7 +125,6 @@ class RegNewton(torch.optim.Optimizer):
         max_memory: int | None = None,
     ) -> None:
         check_lr(lr)
-        warn_of_foreign_lr(lr)
         self.options = Options(
             damping_rule(damping),
             curvature,
@@ -139,6 +138,7 @@ class RegNewton(torch.optim.Optimizer):
             maximize,
             max_memory,
         )
+        warn_of_foreign_lr(lr, adaptive=self.options.retrying is not None)
         self._memory = Memory()
         self._once = Once()
         self._backward_calls = BackwardCalls()
@@ -285,6 +285,8 @@ class RegNewton(torch.optim.Optimizer):
             ValueError: it is the state of another optimizer, or of another version of this one;
                 or its parameter groups are not those of this optimizer.
         """
+        for group in state_dict["param_groups"]:
+            check_group(group)
         for values in state_dict["state"].values():
             stored.check(values)
         super().load_state_dict(state_dict)
@@ -341,6 +343,7 @@ class RegNewton(torch.optim.Optimizer):
             raise ClosureError("no parameter requires a gradient: leave some of them trainable")
         check_params(params)
         for group in self.param_groups:
+            check_group(group)  # which may have been written to since the last step
             check_lr(group["lr"])
         return params
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .factor import Factor
 from .factored_jacobian import FactoredJacobian
-from .kernel_columns import Factors, columns, kernel_columns
+from .kernel_columns import columns, kernel_columns
 
 BLOCK = 400
 """Rows drawn at a time. Chosen: each block forms the rows of J once, which takes as long as 50
@@ -119,11 +117,11 @@ class PivotedCholesky:
         """Append the rows that are not rejected."""
         like, old = self.left, self.triangle
         candidates = _rows(self.jacobian, drawn)
-        across = _in_double(candidates.factors)
+        across = candidates.to(torch.float64).factors
         inner = columns(across, across, old.new_zeros(len(drawn), len(drawn)))
         if self.rank:
             beside = old.new_zeros(self.rank, len(drawn))
-            columns(_in_double(self.rows.factors), across, beside)
+            columns(self.rows.to(torch.float64).factors, across, beside)
             beside = torch.linalg.solve_triangular(old, beside, upper=False).T
             inner = inner - beside @ beside.T
         else:
@@ -175,15 +173,3 @@ def _rows(jacobian: FactoredJacobian, numbers: Sequence[int]) -> FactoredJacobia
     """Rows of the given numbers."""
     index = torch.tensor(list(numbers), dtype=torch.long, device=jacobian.like[0].device)
     return jacobian.take(index, torch.ones(len(index), dtype=jacobian.dtype, device=index.device))
-
-
-def _in_double(factors: Factors) -> list[Factor | None]:
-    return [
-        factor
-        and replace(
-            factor,
-            left=factor.left.double(),
-            right=None if factor.right is None else factor.right.double(),
-        )
-        for factor in factors
-    ]

@@ -9,7 +9,7 @@ what is wrong                                       what it says
 ``lr`` negative or not finite                       lr must be finite and >= 0
 ``lr`` no number                                    lr must be a number
 ``lr`` a tensor of several elements                 Tensor lr must be 1-element
-``lr`` of an Adam configuration (a warning)         is a learning rate for Adam
+``lr`` of another optimizer (a warning)             is a learning rate for
 ``damping`` negative or not finite                  damping must be a finite number
 ``damping`` an unknown name                         unknown damping
 ``damping`` of another type                         damping must be a name, a number

@@ -2,8 +2,8 @@
 
 `function_space` is the inverse of the whole Gauss-Newton matrix plus lambda I, `LowRankSpace` that
 by iteration with a factor of low rank, `sampled_space` that of a sample of its rows, `Nystrom` that
-of its leading eigenvectors; `cost` says which is worth what it takes; `Scaling` changes the identity
-into a diagonal D; `base` says what a preconditioner of one's own has to do. (The function
+of its leading eigenvectors, and `cost` says which is worth what it takes; `Scaling` changes the
+identity into a diagonal D; `base` says what a preconditioner of one's own has to do. (The function
 `function_space` is not among the room's names, which would hide the module of that name.)
 """
 

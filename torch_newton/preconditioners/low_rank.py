@@ -91,6 +91,11 @@ class LowRankSpace:
         return LowRankSpace(jacobian, *known, self.max_memory, self.proposed)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the rows."""
+        return self.jacobian.dtype
+
+    @property
     def whole(self) -> bool:
         """Whether the Jacobian has the columns of all parameters."""
         return self.shift is None
