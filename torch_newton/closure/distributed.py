@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from ..linalg.factored_jacobian import Factor, FactoredJacobian
-from ..linalg.indexed_factor import IndexedFactor
+from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, symmetric
 from ..preconditioners import cost
 from ..preconditioners.base import AtDamping
 from ..preconditioners.function_space import FunctionSpace
+from .joined_rows import alike, joined_rows, kind_of
 from .shared_rows import Exchange, SharedSpace
 
 SHARDED = {
@@ -203,7 +203,7 @@ class Ranks:
 
         kinds = self._kinds(space.jacobian)
         if size < total:
-            jacobian = _alike(space.jacobian, kinds)
+            jacobian = alike(space.jacobian, kinds)
             own = FunctionSpace(
                 jacobian, space.target, space.gradient, reading=space.reading, sums_up=sums_up
             )
@@ -217,7 +217,9 @@ class Ranks:
             )
             joined: FunctionSpace = SharedSpace(own, exchange)
         else:
-            whole = self._tangents(space.jacobian, rows, kinds)
+            whole = joined_rows(
+                space.jacobian, kinds, sum(rows), lambda part: self._rows(part, rows)
+            )
             if whole is None:
                 return None
             target = self._rows(space.target, rows)
@@ -227,42 +229,10 @@ class Ranks:
         return joined.times(1 / math.sqrt(world))
 
     def _kinds(self, jacobian: FactoredJacobian) -> Tensor:
-        """What `_kind` says of the factor of each parameter, for each rank."""
+        """What `kind_of` says of the factor of each parameter, for each rank."""
         owner: dict[int, int] = {}
-        kinds = [_kind(factor, i, owner) for i, factor in enumerate(jacobian.factors)]
+        kinds = [kind_of(factor, i, owner) for i, factor in enumerate(jacobian.factors)]
         return self._gather(torch.tensor(kinds, device=jacobian.like[0].device))
-
-    def _tangents(
-        self, jacobian: FactoredJacobian, rows: list[int], kinds: Tensor
-    ) -> FactoredJacobian | None:
-        """The factors of all ranks one below the other; None where they are of several kinds."""
-        like = jacobian.like[0].new_empty(0, dtype=jacobian.dtype)
-        lefts: dict[int, Tensor] = {}
-        factors: list[Factor | None] = []
-        for i, factor in enumerate(jacobian.factors):
-            uses = int(kinds[:, i, 0].max())
-            found = {tuple(kind) for kind in kinds[:, i, 1:].tolist() if kind[0] > 0}
-            if len(found) > 1:
-                return None
-            if not found:
-                factors.append(None)
-                continue
-            a, b, first = found.pop()
-            if first not in lefts or lefts[first].shape[1:] != (uses, a):
-                left = None if factor is None else factor.left
-                lefts[first] = self._rows(_filled(left, (jacobian.rows, uses, a), like), rows)
-            right = None
-            if b < 0:
-                index = None if not isinstance(factor, IndexedFactor) else factor.index[:, :, None]
-                whole = _filled(index, (jacobian.rows, uses, 1), like.new_empty(0).long())
-                index = self._rows(whole, rows)[:, :, 0]
-                factors.append(IndexedFactor(lefts[first], None, index=index, number=-b))
-                continue
-            if b > 0:
-                mine = None if factor is None else factor.right
-                right = self._rows(_filled(mine, (jacobian.rows, uses, b), like), rows)
-            factors.append(Factor(lefts[first], right))
-        return FactoredJacobian(factors, jacobian.like, sum(rows))
 
     def _rows(self, part: Tensor, rows: list[int]) -> Tensor:
         """Parts of different lengths, one below the other."""
@@ -277,41 +247,6 @@ class Ranks:
         parts = [torch.empty_like(tensor) for _ in range(world)]
         dist.all_gather(parts, tensor.contiguous(), group=self._group)
         return torch.stack(parts)
-
-
-def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
-    """Uses, columns of L and R, and the first parameter that has the same L.
-
-    In place of the columns of R there is 0 where there is no R, and minus the number of its rows
-    for a table.
-    """
-    if factor is None:
-        return [0] * 4
-    right = 0 if factor.right is None else factor.right.shape[2]
-    if isinstance(factor, IndexedFactor):
-        right = -factor.number
-    first = owner.setdefault(factor.layer, i)
-    return [factor.left.shape[1], factor.left.shape[2], right, first]
-
-
-def _alike(jacobian: FactoredJacobian, kinds: Tensor) -> FactoredJacobian:
-    """The same rows with factors of a kind that all ranks have: in full, where theirs differ."""
-    factors: list[Factor | None] = []
-    for i, (factor, param) in enumerate(zip(jacobian.factors, jacobian.like, strict=True)):
-        if len({tuple(kind) for kind in kinds[:, i, 1:3].tolist()}) > 1:
-            nothing = param.new_zeros(jacobian.rows, param.numel())
-            rows = nothing if factor is None else factor.dense()
-            factors.append(Factor(rows[:, None], None))
-        else:
-            factors.append(factor)
-    return FactoredJacobian(factors, jacobian.like, jacobian.rows)
-
-
-def _filled(part: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> Tensor:
-    full = like.new_zeros(shape)
-    if part is not None:
-        full[:, : part.shape[1]] = part
-    return full
 
 
 _ended: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
