@@ -23,6 +23,9 @@ MAX_PAUSE = 20.0
 """Training steps that a measurement may take as long as, where `max_overhead` limits it at all:
 chosen so that a progress bar stands still for no longer than it takes to notice."""
 
+MEASURED_AT = "measured_at"
+"""The key, after the prefix, of the step to which numbers belong that are logged with it."""
+
 
 class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
     r"""Log how the loss curves, and how fast it can be trained, with any optimizer.
@@ -272,7 +275,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """After resuming, publish what was measured last; watch RegNewton where that serves."""
         publish(trainer, self.latest)
-        self._engine.schedule.begin()
+        self._engine.begin()
         newton = None if self._off else optimizer_to_observe(trainer, self.arguments)
         if newton is not None:
             self._handle = newton.register_observer(
@@ -301,19 +304,23 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ) -> None:
         """Measure where another `every_n_steps` optimizer steps are complete."""
         self._budget.step_ended()
-        if self._handle is None and not self._off and self._engine.schedule.due_at_step(trainer):
-            self._engine.measure(trainer, pl_module)
+        if self._handle is None and not self._off:
+            self._engine.at_step(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
-        if not self._off and self._engine.schedule.due_after_epoch(trainer):
-            self._engine.measure(trainer, pl_module)
+        if not self._off:
+            self._engine.after_epoch(trainer, pl_module)
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures
-        self._engine.schedule.measured_at = trainer.global_step
-        self.spectra = found.spectra
-        self.latest = {prefix + key: value for key, value in found.numbers.items()}
+        numbers = {prefix + key: value for key, value in found.numbers.items()}
+        if self.arguments.bounded:
+            numbers[f"{prefix}{MEASURED_AT}"] = float(found.step)
+        more = self.measured_at == found.step  # of the same point, finished later
+        self._engine.schedule.measured_at = found.step
+        self.spectra = self.spectra | found.spectra if more else found.spectra
+        self.latest = self.latest | numbers if more else numbers
         with self._failures.noted("logging"):
-            publish(trainer, self.latest)
-            write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)
+            publish(trainer, numbers)
+            write(trainer, numbers, found.spectra, prefix=prefix, figures=figures)
