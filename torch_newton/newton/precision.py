@@ -1,4 +1,4 @@
-"""The gradient of a step, in the precision in which its system is solved."""
+"""The precision in which a step is solved."""
 
 from __future__ import annotations
 
