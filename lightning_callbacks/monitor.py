@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,12 +15,17 @@ from .compat import Callback, MisconfigurationException
 from .config import Arguments
 from .engine import Engine
 from .failures import Failures
+from .history import History
 from .logs import publish, write
 from .measurement import Measurement
 from .newton import optimizer_to_observe
+from .progress import show
 from .quantities.base import Numbers, Quantity
 from .quantities.table import BY_DEFAULT
 from .warn_once import WarnOnce
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_PAUSE = 20.0
 """Training steps that a measurement may take as long as, where `max_overhead` limits it at all:
@@ -191,10 +198,14 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             first measurement is then made before the first step, whatever it takes, and
             `max_pause` does not count.
         strict: whether to raise what is raised in a measurement.
+        progress_bar: keys of numbers that Lightning's progress bar shows, without prefix, as
+            ``("hessian/lambda_min", "sharpness/gradient")``.
 
     Attributes:
         latest: the numbers measured last, by their keys.
         spectra: the eigenvalues measured last, by the names of the quantities, where all are known.
+        history: all measurements of the run as a table, a `History`: with any logger or none, of
+            bounded size, kept in checkpoints. `plot` draws it.
 
     Raises:
         MisconfigurationException: in ``setup``, for an argument that cannot be used; where
@@ -220,6 +231,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         max_pause: float | str | None = "auto",
         effort: str = "bounded",
         strict: bool = False,
+        progress_bar: Sequence[str] = (),
     ) -> None:
         super().__init__()
         pause: Any = max_pause
@@ -229,7 +241,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self.arguments = Arguments(
             every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
             outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
-            pause, effort, strict,
+            pause, effort, strict, tuple(progress_bar),
         )  # fmt: skip
         self._forget()
 
@@ -239,6 +251,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._warn = WarnOnce()
         self._failures = Failures(self.arguments.strict, self._warn)
         self._off = False
+        self.history = History()
+        self._hide: Callable[[], None] = lambda: None
         self._engine = Engine(self.arguments, self._warn, self._failures, self._log)
         self._handle: Any = None
 
@@ -273,6 +287,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             "scale": self._engine.probe.scale,
             "measured_at": self.measured_at,
             "latest": self.latest,
+            "history": self.history.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -280,6 +295,31 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._engine.probe.scale = state_dict["scale"]
         self._engine.schedule.measured_at = state_dict["measured_at"]
         self.latest = dict(state_dict["latest"])
+        if "history" in state_dict:  # not in checkpoints of earlier versions
+            self.history.load_state_dict(state_dict["history"])
+
+    def plot(self, optimizer: int | None = None) -> Figure:
+        """Draw the history: margin, spectra, sharpness, NTK beside NNTK, residuals.
+
+        Args:
+            optimizer: its index, where the module has several.
+
+        Returns:
+            A Matplotlib figure, which a notebook shows and ``savefig`` writes.
+
+        Raises:
+            ModuleNotFoundError: Matplotlib is not installed.
+            ValueError: nothing has been measured that could be drawn.
+        """
+        if find_spec("matplotlib") is None:
+            raise ModuleNotFoundError(
+                "CurvatureMonitor.plot needs Matplotlib: pip install 'torch-newton[plots]'; "
+                "monitor.history has the numbers without it"
+            )
+        overview = import_module("lightning_callbacks.overview")
+        prefix = "" if optimizer is None else f"{optimizer}/"
+        figure: Figure = overview.history_figure(self.history, prefix)
+        return figure
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the arguments."""
@@ -297,6 +337,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """After resuming, publish what was measured last; watch RegNewton where that serves."""
         publish(trainer, self.latest)
+        prefix, shown = self.arguments.log_key_prefix, self.arguments.progress_bar
+        self._hide = show(
+            trainer, shown, lambda: {k.removeprefix(prefix): v for k, v in self.latest.items()}
+        )
         self._engine.schedule.begin()
         newton = None if self._off else optimizer_to_observe(trainer, self.arguments)
         if newton is not None:
@@ -306,6 +350,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stop watching."""
+        self._hide()
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -344,6 +389,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._engine.schedule.measured_at = trainer.global_step
         self.spectra = found.spectra
         self.latest = {prefix + key: value for key, value in found.numbers.items()}
+        self.history.append(
+            int(trainer.global_step), int(trainer.current_epoch), found.numbers, found.spectra
+        )
         with self._failures.noted("logging"):
             publish(trainer, self.latest)
             write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)

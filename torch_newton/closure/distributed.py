@@ -13,7 +13,6 @@ that a step decides by is such a mean, and so every rank takes the same step.
 from __future__ import annotations
 
 import gc
-import math
 import time
 import weakref
 from contextlib import suppress
@@ -25,13 +24,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from ..linalg.factored_jacobian import Factor, FactoredJacobian
-from ..linalg.indexed_factor import IndexedFactor
 from ..linalg.operators import LinearOperator, symmetric
-from ..preconditioners import cost
 from ..preconditioners.base import AtDamping
-from ..preconditioners.function_space import FunctionSpace
-from .shared_rows import Exchange, SharedSpace
 
 SHARDED = {
     "DeepSpeedEngine": "DeepSpeed",
@@ -111,9 +105,9 @@ class Ranks:
         """The mean of a tensor over the ranks."""
         if not self.active:
             return vector
-        return self._total(vector).div_(dist.get_world_size(self._group))
+        return self.total(vector).div_(self.world)
 
-    def _total(self, tensor: Tensor) -> Tensor:
+    def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the ranks."""
         self.agree(0.0, tensor)
         total = tensor.clone(memory_format=torch.contiguous_format)
@@ -137,7 +131,7 @@ class Ranks:
                 "the step failed on another rank, whose message says why; it changed nothing on "
                 "any of them"
             )
-        return float(sums[0]) / dist.get_world_size(self._group)
+        return float(sums[0]) / self.world
 
     def report(self, like: Tensor) -> None:
         """Let the other ranks, which wait for what this one was to send, know that it has failed.
@@ -176,137 +170,28 @@ class Ranks:
             return at_damping
         return lambda damping: self.averaged(at_damping(damping))
 
-    def joined(self, space: FunctionSpace | None, like: Tensor) -> FunctionSpace | None:
-        """The rows of all ranks; None where some rank has none, or they exceed the budget."""
-        if not self.active:
-            return space
-        if space is not None and not space.whole:
-            space = None  # ranks need not leave out the same parameters
-        world = dist.get_world_size(self._group)
-        mine = 0 if space is None else space.jacobian.rows
-        rows = [int(n) for n in self._gather(torch.tensor([mine], device=like.device))[:, 0]]
-        size = like.numel() if space is None else space.size
-        total = sum(rows)
-        if space is None or min(rows) == 0:
-            return None
-        # Rows that stay where they are take no memory of the others.
-        largest = total if total <= size else max(size, *rows)
-        if not cost.worth_a_factor(largest, size, like.dtype.itemsize):
-            return None
+    @property
+    def world(self) -> int:
+        """W, how many they are."""
+        return dist.get_world_size(self._group) if self.active else 1
 
-        def target_at(loss: Tensor) -> Tensor | None:
-            mine = space.target_at(loss)
-            if not self.everywhere(mine is not None, like) or mine is None:
-                return None
-            return self._rows(mine, rows)
+    @property
+    def number(self) -> int:
+        """Which of them this one is, from zero on."""
+        return dist.get_rank(self._group) if self.active else 0
 
-        kinds = self._kinds(space.jacobian)
-        if size < total:
-            jacobian = _alike(space.jacobian, kinds)
-            own = FunctionSpace(jacobian, space.target, space.gradient, reading=space.reading)
-            start = sum(rows[: dist.get_rank(self._group)])
-            exchange = Exchange(
-                self._total,
-                lambda part: self._rows(part, rows),
-                slice(start, start + jacobian.rows),
-                total,
-                target_at,
-            )
-            joined: FunctionSpace = SharedSpace(own, exchange)
-        else:
-            found = self._tangents(space.jacobian, rows, kinds)
-            if found is None:
-                return None
-            target = self._rows(space.target, rows)
-            joined = FunctionSpace(found, target, target_at=target_at, reading=space.reading)
-        return joined.times(1 / math.sqrt(world))
-
-    def _kinds(self, jacobian: FactoredJacobian) -> Tensor:
-        """What `_kind` says of the factor of each parameter, for each rank."""
-        owner: dict[int, int] = {}
-        kinds = [_kind(factor, i, owner) for i, factor in enumerate(jacobian.factors)]
-        return self._gather(torch.tensor(kinds, device=jacobian.like[0].device))
-
-    def _tangents(
-        self, jacobian: FactoredJacobian, rows: list[int], kinds: Tensor
-    ) -> FactoredJacobian | None:
-        """The factors of all ranks one below the other; None where they are of several kinds."""
-        like = jacobian.like[0]
-        lefts: dict[int, Tensor] = {}
-        factors: list[Factor | None] = []
-        for i, factor in enumerate(jacobian.factors):
-            uses = int(kinds[:, i, 0].max())
-            found = {tuple(kind) for kind in kinds[:, i, 1:].tolist() if kind[0] > 0}
-            if len(found) > 1:
-                return None
-            if not found:
-                factors.append(None)
-                continue
-            a, b, first = found.pop()
-            if first not in lefts or lefts[first].shape[1:] != (uses, a):
-                left = None if factor is None else factor.left
-                lefts[first] = self._rows(_filled(left, (jacobian.rows, uses, a), like), rows)
-            right = None
-            if b < 0:
-                index = None if not isinstance(factor, IndexedFactor) else factor.index[:, :, None]
-                whole = _filled(index, (jacobian.rows, uses, 1), like.new_empty(0).long())
-                index = self._rows(whole, rows)[:, :, 0]
-                factors.append(IndexedFactor(lefts[first], None, index=index, number=-b))
-                continue
-            if b > 0:
-                mine = None if factor is None else factor.right
-                right = self._rows(_filled(mine, (jacobian.rows, uses, b), like), rows)
-            factors.append(Factor(lefts[first], right))
-        return FactoredJacobian(factors, jacobian.like, sum(rows))
-
-    def _rows(self, part: Tensor, rows: list[int]) -> Tensor:
-        """Parts of different lengths, one below the other."""
+    def rows(self, part: Tensor, rows: list[int]) -> Tensor:
+        """Parts of as many rows as `rows` says for each rank, one below the other."""
         padded = part.new_zeros(max(rows), *part.shape[1:])
         padded[: len(part)] = part
-        return torch.cat([piece[:n] for piece, n in zip(self._gather(padded), rows, strict=True)])
+        return torch.cat([piece[:n] for piece, n in zip(self.gather(padded), rows, strict=True)])
 
-    def _gather(self, tensor: Tensor) -> Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, stacked."""
         self.agree(0.0, tensor)
-        world = dist.get_world_size(self._group)
-        parts = [torch.empty_like(tensor) for _ in range(world)]
+        parts = [torch.empty_like(tensor) for _ in range(self.world)]
         dist.all_gather(parts, tensor.contiguous(), group=self._group)
         return torch.stack(parts)
-
-
-def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
-    """Uses, columns of L and R, and the first parameter that has the same L.
-
-    In place of the columns of R there is 0 where there is no R, and minus the number of its rows
-    for a table.
-    """
-    if factor is None:
-        return [0] * 4
-    right = 0 if factor.right is None else factor.right.shape[2]
-    if isinstance(factor, IndexedFactor):
-        right = -factor.number
-    first = owner.setdefault(factor.layer, i)
-    return [factor.left.shape[1], factor.left.shape[2], right, first]
-
-
-def _alike(jacobian: FactoredJacobian, kinds: Tensor) -> FactoredJacobian:
-    """The same rows with factors of a kind that all ranks have: in full, where theirs differ."""
-    factors: list[Factor | None] = []
-    for i, (factor, param) in enumerate(zip(jacobian.factors, jacobian.like, strict=True)):
-        if len({tuple(kind) for kind in kinds[:, i, 1:3].tolist()}) > 1:
-            nothing = param.new_zeros(jacobian.rows, param.numel())
-            rows = nothing if factor is None else factor.dense()
-            factors.append(Factor(rows[:, None], None))
-        else:
-            factors.append(factor)
-    return FactoredJacobian(factors, jacobian.like, jacobian.rows)
-
-
-def _filled(part: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> Tensor:
-    full = like.new_zeros(shape)
-    if part is not None:
-        full[:, : part.shape[1]] = part
-    return full
 
 
 _ended: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()

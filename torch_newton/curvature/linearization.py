@@ -19,6 +19,7 @@ from ..autodiff.products import (
 from ..autodiff.verification import Verdict, verify
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
+from ..closure.joined_rows import joined
 from ..closure.start import Start
 from ..graph.guard import warn_unreadable
 from ..graph.reading import Reading
@@ -162,8 +163,8 @@ def linearize(
             space = FunctionSpace.of(found)
         elif found is not None:
             sampled = SampledSpace.of(found)
-    joined = ranks.joined(space, params[0])
-    if ranks.active and joined is None and found is not None and sampled is None:
+    whole = joined(ranks, space, params[0])
+    if ranks.active and whole is None and found is not None and sampled is None:
         sampled = SampledSpace.of(found)  # of the rows of each rank, which are too many together
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
     if sampled is not None:
@@ -184,7 +185,7 @@ def linearize(
         start=start,
         evaluator=evaluator,
         residuals=residuals,
-        space=start.surrogate.space(joined),
+        space=start.surrogate.space(whole),
         at_damping=at_damping,
         sampled=sampled,
         recognised=recognised,

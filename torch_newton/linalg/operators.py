@@ -213,6 +213,23 @@ def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
     )
 
 
+def in_dtype(operator: LinearOperator, dtype: torch.dtype) -> LinearOperator:
+    """A symmetric operator for vectors of another precision, evaluated in its own."""
+    if dtype is operator.dtype:
+        return operator
+
+    def product(v: Tensor) -> Tensor:
+        return (operator @ v.to(operator.dtype)).to(dtype)
+
+    return symmetric(
+        operator.shape[0],
+        product,
+        dtype=dtype,
+        device=operator.device,
+        matmat=None if operator.matmat is None else product,
+    )
+
+
 def from_dense(matrix: Tensor) -> LinearOperator:
     """A matrix in memory as an operator, for instance a preconditioner worked out by hand."""
     rows, columns = matrix.shape

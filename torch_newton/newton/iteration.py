@@ -175,13 +175,15 @@ class Iteration:
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""
         params, first = self.evaluator.params, self.memory.first_loss
+        epsilon = torch.finfo(params[0].dtype).eps
         return DampingContext(
             s,
             self.options.width or width(params),
-            torch.finfo(params[0].dtype).eps,
+            epsilon,
             loss,
             loss if first is None else first,
             model.kernel_extremes,
+            None if model.epsilon == epsilon else model.epsilon,
         )
 
     def _opening(
