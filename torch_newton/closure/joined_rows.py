@@ -31,7 +31,7 @@ def joined(ranks: Ranks, space: FunctionSpace | None, like: Tensor) -> FunctionS
         return None
     # Rows that stay where they are take no memory of the others.
     largest = total if total <= size else max(size, *rows)
-    if not cost.worth_a_factor(largest, size, like.dtype.itemsize):
+    if not cost.worth_a_factor(largest, size, space.dtype.itemsize):
         return None
 
     def target_at(loss: Tensor) -> Tensor | None:
