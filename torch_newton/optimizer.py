@@ -46,9 +46,9 @@ class RegNewton(torch.optim.Optimizer):
     The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.
 
-    A step takes at most eight vectors of P numbers more than a Hessian-vector product does, beside
-    rows of the Jacobian and their system where these are solved with (.docs/cost.md has formulas);
-    between steps it holds none but ``.grad``.
+    By iterations a step takes at most eight vectors of P numbers more than a Hessian-vector
+    product does. Where rows of the Jacobian are solved with it takes these and their system
+    besides (.docs/cost.md has numbers). Between steps it holds none but ``.grad``.
 
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = RegNewton([x])

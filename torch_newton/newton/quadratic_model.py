@@ -88,7 +88,10 @@ class QuadraticModel:
         if scaling is not None and space is not None:
             self._variables = ChangeOfVariables(scaling.vector)
             self._space = space.scaled(scaling)
-        self._space_g = self._variables.gradient(gradient)
+        if space is not None and self._space is not None and gradient is space.gradient:
+            self._space_g = self._space.gradient  # the same numbers, in the same memory
+        else:
+            self._space_g = self._variables.gradient(gradient)
         self._g = self._space_g.to(self._dtype)
         self._A = self._variables.curvature(in_dtype(self.curvature, self._dtype))
 

@@ -70,10 +70,10 @@ class Scaling:
                 the Jacobian leaves out, zero for others (`left_out.shift_of`); D is the mean of
                 that block's diagonal for them.
         """
-        parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
-        totals = iter(jacobian.over_all_rows([sums for part in parts for sums in part or ()]))
         # In the precision of the parameters, in which an optimizer's state keeps it.
         kind = jacobian.like[0].dtype
+        parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        totals = iter(jacobian.over_all_rows([sums for part in parts for sums in part or ()]))
         parts = [
             None if part is None else tuple(next(totals).to(kind) for _ in part) for part in parts
         ]
