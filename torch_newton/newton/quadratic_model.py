@@ -17,13 +17,15 @@ from ..linalg.operators import LinearOperator, damped, in_dtype, symmetric
 from ..linalg.solution import Solution, Stop
 from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
+from ..preconditioners.correction import second_order_correction
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.low_rank import LowRankInverse, LowRankSpace
+from ..preconditioners.rounding import loss_rounding
 from ..preconditioners.scaling import Scaling
 from ..step import Path
 from .precision import gradient_in
-from .proposal import Proposal
+from .proposal import Proposal, curvature_of
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
@@ -54,6 +56,8 @@ class QuadraticModel:
 
     Attributes:
         epsilon: the unit of rounding in the system.
+        loss_rounding: by how much two equal losses may differ, as far as that is not by the
+            rounding of the loss itself.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class QuadraticModel:
         self.gradient = gradient.to(self._dtype)
         self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
         self._counter = counter = _Counter()
+        self.loss_rounding = 0.0 if space is None else loss_rounding(space)
         self._at_damping = at_damping
         self._low_rank = low_rank
         if space is not None:
@@ -183,8 +188,9 @@ class QuadraticModel:
         if target is None:
             return None
         d = self._variables.from_theta(direction).to(rows.dtype)
-        remainder = target - rows.target - rows.jacobian.matvec(d)
-        correction = proposal.inverse.correction(remainder)
+        image = rows.jacobian.matvec(d)
+        remainder = target - rows.target - image
+        correction = second_order_correction(proposal.inverse, remainder, image)
         norm = torch.linalg.vector_norm
         if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
             return None
@@ -234,11 +240,8 @@ class QuadraticModel:
         self, A: LinearOperator, damping: float, tol: float, max_iter: int
     ) -> Proposal:
         """Conjugate gradients from zero, with what preconditioner there is."""
-        rows = None if self._low_rank is None else self._low_rank.at(damping)
-        if rows is not None:
-            M: LinearOperator | None = rows.operator()
-        else:
-            M = None if self._at_damping is None else self._at_damping(damping)
+        rows = self._low_rank and self._low_rank.at(damping)
+        M = rows.operator() if rows else self._at_damping and self._at_damping(damping)
         solution = conjugate_gradient(
             A,
             -self._g,
@@ -250,7 +253,7 @@ class QuadraticModel:
             overwrite_b=True,
         )
         found = [solution.x] if bool(solution.x.any()) else []
-        curvatures = [_curvature(solution, damping)] if found else []
+        curvatures = [curvature_of(solution, damping)] if found else []
         negative = solution.stop is Stop.NEGATIVE_CURVATURE
         return self._proposal(found, curvatures, solution, negative, self.path, rows)
 
@@ -276,7 +279,7 @@ class QuadraticModel:
         path = Path.INDEFINITE if indefinite else self.path
         if solution.stop is Stop.NON_FINITE:
             return self._proposal([], [], solution, indefinite, path)
-        curvatures = [_curvature(solution, damping)]
+        curvatures = [curvature_of(solution, damping)]
         return self._proposal([solution.x], curvatures, solution, indefinite, path)
 
     def _proposal(
@@ -304,8 +307,3 @@ class QuadraticModel:
         """A Gauss-Newton step, given J d, that a factorisation gave."""
         found, curvatures = [self._variables.to_theta(d)], [float(image @ image)]
         return Proposal(found, curvatures, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
-
-
-def _curvature(solution: Solution, damping: float) -> float:
-    """d^T A d of a solution d of (A + lambda I) d = -g."""
-    return float(solution.x @ (solution.Ax - damping * solution.x))

@@ -1,5 +1,9 @@
 """Damped inverses of curvature matrices, exact and approximate.
 
+`function_space` is the inverse of the whole Gauss-Newton matrix plus lambda I, `sampled_space` that
+of a sample of its rows, `Nystrom` that of its leading eigenvectors, and
+`Kronecker` that of a block for each layer; `Scaling` changes the identity
+into a diagonal D; `base` says what a preconditioner of one's own has to do. (The function
 `function_space` is the inverse of the whole Gauss-Newton matrix plus lambda I, `LowRankSpace` that
 by iteration with a factor of low rank, `sampled_space` that of a sample of its rows, `Nystrom` that
 of its leading eigenvectors, and `cost` says which is worth what it takes; `Scaling` changes the
@@ -10,6 +14,7 @@ identity into a diagonal D; `base` says what a preconditioner of one's own has t
 from .base import AnyPreconditioner, AtDamping, Preconditioner
 from .damped_inverse import DampedInverse
 from .function_space import FunctionSpace, within_budget
+from .kronecker import Kronecker, KroneckerFactored
 from .least_squares import least_squares_step
 from .low_rank import LowRankInverse, LowRankSpace
 from .nystrom import Nystrom
@@ -23,6 +28,8 @@ __all__ = [
     "AtDamping",
     "DampedInverse",
     "FunctionSpace",
+    "Kronecker",
+    "KroneckerFactored",
     "LowRankInverse",
     "LowRankSpace",
     "Nystrom",
