@@ -240,7 +240,7 @@ class QuadraticModel:
         self, A: LinearOperator, damping: float, tol: float, max_iter: int
     ) -> Proposal:
         """Conjugate gradients from zero, with what preconditioner there is."""
-        rows = self._low_rank and self._low_rank.at(damping)
+        rows = None if self._low_rank is None else self._low_rank.at(damping)
         M = rows.operator() if rows else self._at_damping and self._at_damping(damping)
         solution = conjugate_gradient(
             A,
