@@ -39,9 +39,10 @@ class RegNewton(torch.optim.Optimizer):
     vectors, or its Gauss-Newton part :math:`J^T Q J`; I may also be D, like the diagonal of that
     part; and :math:`\lambda` follows a rule. By default each step takes the combination that has
     gained most for its cost (`newton.bandit`). The system is solved in the space of the
-    residuals where these can be read off the graph, and by conjugate gradients from there; and
-    there a step that an adaptive rule refuses is tried once more with a second-order correction
-    (`QuadraticModel.corrected`), unless parameter groups differ in `lr`.
+    residuals where these can be read off the graph, directly or, where there are too many
+    (`preconditioners.cost`), by conjugate gradients with a factor of low rank; and there a step
+    that an adaptive rule refuses is tried once more with a second-order correction
+    (`QuadraticModel.corrected`).
 
     The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.

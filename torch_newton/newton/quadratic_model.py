@@ -25,7 +25,7 @@ from ..preconditioners.scaling import Scaling
 from ..step import Path
 from .counting import Counter, counted
 from .precision import gradient_in
-from .proposal import Proposal
+from .proposal import Proposal, curvature_of
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
@@ -221,10 +221,7 @@ class QuadraticModel:
     ) -> Proposal:
         """Conjugate gradients from zero, with what preconditioner there is."""
         rows = None if self._low_rank is None else self._low_rank.at(damping)
-        if rows is not None:
-            M: LinearOperator | None = rows.operator()
-        else:
-            M = None if self._at_damping is None else self._at_damping(damping)
+        M = rows.operator() if rows else self._at_damping and self._at_damping(damping)
         solution = conjugate_gradient(
             A,
             -self._g,
@@ -236,7 +233,7 @@ class QuadraticModel:
             overwrite_b=True,
         )
         found = [solution.x] if bool(solution.x.any()) else []
-        curvatures = [_curvature(solution, damping)] if found else []
+        curvatures = [curvature_of(solution, damping)] if found else []
         negative = solution.stop is Stop.NEGATIVE_CURVATURE
         return self._proposal(found, curvatures, solution, negative, self.path, rows)
 
@@ -262,7 +259,7 @@ class QuadraticModel:
         path = Path.INDEFINITE if indefinite else self.path
         if solution.stop is Stop.NON_FINITE:
             return self._proposal([], [], solution, indefinite, path)
-        curvatures = [_curvature(solution, damping)]
+        curvatures = [curvature_of(solution, damping)]
         return self._proposal([solution.x], curvatures, solution, indefinite, path)
 
     def _proposal(
@@ -290,8 +287,3 @@ class QuadraticModel:
         """A Gauss-Newton step, given J d, that a factorisation gave."""
         found, curvatures = [self._variables.to_theta(d)], [float(image @ image)]
         return Proposal(found, curvatures, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
-
-
-def _curvature(solution: Solution, damping: float) -> float:
-    """d^T A d of a solution d of (A + lambda I) d = -g."""
-    return float(solution.x @ (solution.Ax - damping * solution.x))
