@@ -71,6 +71,6 @@ def test_the_user_bounds_the_memory() -> None:
         optimizer.step(closure)
         assert optimizer.last_step is not None
         paths.append(optimizer.last_step.path.name)
-    assert paths == ["FUNCTION_SPACE", "FUNCTION_SPACE", "SAMPLED_ROWS"]
+    assert paths == ["FUNCTION_SPACE", "FUNCTION_SPACE", "LOW_RANK"]
     with pytest.raises(ValueError, match="max_memory must be a positive integer or None"):
         RegNewton(net.parameters(), max_memory=0)

@@ -167,6 +167,6 @@ def test_a_sample_of_the_rows_leaves_out_the_same(
     )
     optimizer.step(closure_of(optimizer, problem.value))
     assert optimizer.last_step is not None
-    assert optimizer.last_step.path is Path.SAMPLED_ROWS
+    assert optimizer.last_step.path is Path.LOW_RANK
     move = torch.cat([p.detach().reshape(-1) for p in problem.params]) - before
     assert_close(move, -torch.linalg.solve(G + 0.1 * torch.eye(len(g)), g), 1e-9)

@@ -52,6 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "kernel_min": {"damping": "kernel_min"},
     "nystrom": {"preconditioner": Nystrom(rank=5)},
     "sampled": {"preconditioner": SampledRows(8)},
+    "low_rank": {"max_memory": 1500, "damping": "auto"},
 }
 
 

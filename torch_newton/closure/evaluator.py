@@ -223,12 +223,12 @@ class Evaluator:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Let the other processes, which wait for this one's loss, know where there is none."""
+        """Let the other processes know of an exception: they wait for what was to be sent."""
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             if not isinstance(error, RankError):
-                self.ranks.agree(0.0, self.params[0], failed=True)
+                self.ranks.report(self.params[0])
             raise
 
     def _at(self, direction: Tensor, evaluate: Callable[[], Result]) -> Result:

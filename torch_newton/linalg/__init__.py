@@ -32,6 +32,7 @@ from .operators import (
     in_dtype,
     symmetric,
 )
+from .pivoted_cholesky import PivotedCholesky
 from .precision import solving_dtype
 from .row_compression import compressed
 from .solution import Solution, Stop
@@ -49,6 +50,7 @@ __all__ = [
     "Lanczos",
     "LinearOperator",
     "NotFiniteError",
+    "PivotedCholesky",
     "Solution",
     "SolveError",
     "SpectralDensity",

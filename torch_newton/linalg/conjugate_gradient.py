@@ -21,6 +21,7 @@ def conjugate_gradient(
     max_iter: int | None = None,
     min_curvature: float = 0.0,
     overwrite_b: bool = False,
+    energy: bool = False,
 ) -> Solution:
     r"""Solve A x = b for symmetric positive definite A, of which only products are known.
 
@@ -44,18 +45,21 @@ def conjugate_gradient(
             be zero in exact arithmetic.
         min_curvature: the least curvature that counts as positive.
         overwrite_b: whether the residual may take b's place in memory.
+        energy: measure residuals in the norm of M in place of the Euclidean one. Where M is near
+            the inverse of A that is the norm of the error, |x - A^{-1} b| in the norm of A.
 
     Raises:
         ValueError: A is not square, or b does not fit it.
     """
     check_system(A, b)
     x, Ax, r = torch.zeros_like(b), torch.zeros_like(b), b if overwrite_b else b.clone()
-    target, limit = tol * norm(b), len(b) if max_iter is None else max_iter
+    limit = len(b) if max_iter is None else max_iter
     curvature_min, direction, iterations = math.inf, None, 0
 
     p = r.clone() if M is None else own_product(M, r)
     rz, residual = float(r @ p), norm(r)
-    stop = _state(residual, rz, target)
+    target = tol * _measure(residual, rz, energy)
+    stop = _state(residual, rz, target, energy)
     while stop is None and iterations < limit:
         Ap = A @ p
         iterations += 1
@@ -71,7 +75,7 @@ def conjugate_gradient(
         add_multiple_(r, -alpha, Ap)
         z = r if M is None else M @ r
         rz_before, rz, residual = rz, float(r @ z), norm(r)
-        stop = _state(residual, rz, target)
+        stop = _state(residual, rz, target, energy)
         if stop is Stop.NON_FINITE:
             break  # before the overflow reaches x
         add_multiple_(x, alpha, p)
@@ -82,10 +86,16 @@ def conjugate_gradient(
     return Solution(x, Ax, stop, iterations, residual, curvature_min, direction)
 
 
-def _state(residual: float, rz: float, target: float) -> Stop | None:
+def _state(residual: float, rz: float, target: float, energy: bool) -> Stop | None:
     """Why to stop at a residual r, from |r| and r^T M r; None to go on."""
     if not (math.isfinite(residual) and math.isfinite(rz)):
         return Stop.NON_FINITE
-    if residual <= target:
+    if _measure(residual, rz, energy) <= target:
         return Stop.CONVERGED
     return Stop.PRECONDITIONER if rz <= 0 else None
+
+
+def _measure(residual: float, rz: float, energy: bool) -> float:
+    if not energy:
+        return residual
+    return math.sqrt(rz) if rz > 0 else (0.0 if residual == 0 else math.inf)

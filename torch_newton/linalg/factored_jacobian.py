@@ -158,6 +158,10 @@ class FactoredJacobian(LinearOperator):
             factors.append(factor.with_left(lefts[factor.layer], dtype))
         return FactoredJacobian(factors, self.like, self.rows)
 
+    def over_all_rows(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """Sums over the rows at hand as sums over all rows, which processes may share."""
+        return list(sums)
+
     def dense(self) -> Tensor:
         """J, R x P."""
         return torch.cat(

@@ -122,6 +122,7 @@ class Iteration:
             twice=self.twice,
             checked=self.twice and self.options.hvp == "auto",
             max_memory=self.options.max_memory,
+            proposed=self.memory.pivots,
         )
 
     def _verified(self, at: Linearization) -> Verified:
@@ -247,6 +248,7 @@ class Iteration:
             history=history,
             finite_difference=self.memory.finite_difference,
             verified=verified,
+            pivots=() if at.low_rank is None else at.low_rank.kept,
         )
 
     def _returned(self, begin: Start) -> Any:

@@ -4,62 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..closure.start import Start
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization
 from ..linalg.change_of_variables import ChangeOfVariables
 from ..linalg.conjugate_gradient import conjugate_gradient
-from ..linalg.operators import LinearOperator, damped, in_dtype, symmetric
+from ..linalg.operators import LinearOperator, damped, in_dtype
 from ..linalg.solution import Solution, Stop
 from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.correction import second_order_correction
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
+from ..preconditioners.low_rank import LowRankInverse, LowRankSpace
 from ..preconditioners.rounding import loss_rounding
 from ..preconditioners.scaling import Scaling
 from ..step import Path
+from .counting import Counter, counted
+from .precision import gradient_in
+from .proposal import Proposal
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A solution d of (A + lambda I) d = -g.
-
-    Attributes:
-        directions: d, P entries; none where the first direction tried had no positive curvature,
-            and two where the solver was stopped by negative curvature and has the Gauss-Newton
-            step to offer beside its iterate.
-        curvatures: d^T A d of each, A without lambda.
-        stop: why the solver stopped.
-        iterations: what it took.
-        curvature_min: smallest p^T A p / p^T p over the solver's directions p, with lambda;
-            infinite where there was none.
-        negative_curvature: whether it saw that A + lambda I is not positive definite.
-        path: how it was solved.
-        inverse: that of the Gauss-Newton matrix plus lambda I, where it was used.
-    """
-
-    directions: list[Tensor]
-    curvatures: list[float]
-    stop: Stop
-    iterations: int
-    curvature_min: float
-    negative_curvature: bool
-    path: Path
-    inverse: DampedInverse | None = None
-
-
-@dataclass
-class _Counter:
-    products: int = 0
 
 
 class QuadraticModel:
@@ -78,6 +47,7 @@ class QuadraticModel:
         scaling: D; the identity where there is none. It takes a `space`.
         path: how the system is solved, where that does not follow from the above.
         rounding: the unit of rounding in g, where that is not the one of its dtype.
+        low_rank: the rows whose J^T J is A, where there are too many for a `space`.
 
     Attributes:
         epsilon: the unit of rounding in the system.
@@ -95,6 +65,7 @@ class QuadraticModel:
         scaling: Scaling | None = None,
         path: Path | None = None,
         rounding: float = 0.0,
+        low_rank: LowRankSpace | None = None,
     ) -> None:
         self._exact_inverse = exact_inverse
         # Products through autograd have the parameters' precision, and then vectors have it too.
@@ -102,32 +73,16 @@ class QuadraticModel:
         self.epsilon = max(rounding, torch.finfo(self._dtype).eps)
         self.gradient = gradient.to(self._dtype)
         self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
-        self._counter = counter = _Counter()
+        self._counter = Counter()
         self.loss_rounding = 0.0 if space is None else loss_rounding(space)
         self._at_damping = at_damping
+        self._low_rank = low_rank
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
             self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
 
-        # They know the counter and not the model: the two would refer to each other, and with them
-        # the graph of the loss would wait for the garbage collector.
-        def counted(v: Tensor) -> Tensor:
-            counter.products += 1
-            return curvature @ v
-
-        def counted_columns(V: Tensor) -> Tensor:
-            counter.products += V.shape[1]
-            return curvature @ V
-
-        # Without a faster way of its own each column is a product, and counted there.
-        self.curvature = symmetric(
-            len(gradient),
-            counted,
-            dtype=curvature.dtype,
-            device=curvature.device,
-            matmat=None if curvature.matmat is None else counted_columns,
-        )
+        self.curvature = counted(curvature, self._counter)
         # The system is solved in these variables, where the damping is a multiple of I.
         self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
@@ -150,8 +105,9 @@ class QuadraticModel:
             space,
             closed,
             scaling,
-            None if at.sampled is None else Path.SAMPLED_ROWS,
+            None if at.low_rank is None else Path.LOW_RANK,
             rounding,
+            curvature.iterative(at),
         )
 
     @property
@@ -203,15 +159,15 @@ class QuadraticModel:
             direction: d, P entries.
             loss: with its graph, at the point plus d.
         """
-        if proposal.inverse is None or self._space is None:
+        rows = self._space or self._low_rank
+        if proposal.inverse is None or rows is None:
             return None
-        target = self._space.target_at(loss)
+        target = rows.target_at(loss)
         if target is None:
             return None
-        d = self._variables.from_theta(direction).to(self._space.dtype)
-        image = self._space.jacobian.matvec(d)
-        remainder = target - self._space.target - image
-        correction = second_order_correction(proposal.inverse, remainder, image)
+        d = self._variables.from_theta(direction).to(rows.dtype)
+        image = rows.jacobian.matvec(d)
+        correction = second_order_correction(proposal.inverse, target - rows.target - image, image)
         norm = torch.linalg.vector_norm
         if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
             return None
@@ -230,19 +186,7 @@ class QuadraticModel:
         A = damped(self._A, damping)
         negative = Stop.NEGATIVE_CURVATURE
         if self._space is None:
-            M = None if self._at_damping is None else self._at_damping(damping)
-            solution = conjugate_gradient(
-                A,
-                -self._g,
-                M,
-                tol=tol,
-                max_iter=max_iter,
-                min_curvature=1e-3 * damping,
-                overwrite_b=True,
-            )
-            found = [solution.x] if bool(solution.x.any()) else []
-            curvatures = [_curvature(solution, damping)] if found else []
-            return self._proposal(found, curvatures, solution, solution.stop is negative, self.path)
+            return self._preconditioned_step(A, damping, tol, max_iter)
 
         inverse = self._space.at(damping)
         first = inverse.step(self._space_g)[0].to(self._dtype)
@@ -268,6 +212,30 @@ class QuadraticModel:
         return self._proposal(
             found, curvatures, solution, solution.stop is negative, self.path, inverse
         )
+
+    def _preconditioned_step(
+        self, A: LinearOperator, damping: float, tol: float, max_iter: int
+    ) -> Proposal:
+        """Conjugate gradients from zero, with what preconditioner there is."""
+        rows = None if self._low_rank is None else self._low_rank.at(damping)
+        if rows is not None:
+            M: LinearOperator | None = rows.operator()
+        else:
+            M = None if self._at_damping is None else self._at_damping(damping)
+        solution = conjugate_gradient(
+            A,
+            -self._g,
+            M,
+            tol=tol,
+            max_iter=max_iter,
+            min_curvature=1e-3 * damping,
+            energy=rows is not None,
+            overwrite_b=True,
+        )
+        found = [solution.x] if bool(solution.x.any()) else []
+        curvatures = [_curvature(solution, damping)] if found else []
+        negative = solution.stop is Stop.NEGATIVE_CURVATURE
+        return self._proposal(found, curvatures, solution, negative, self.path, rows)
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite.
@@ -301,7 +269,7 @@ class QuadraticModel:
         solution: Solution,
         negative: bool,
         path: Path,
-        inverse: DampedInverse | None = None,
+        inverse: DampedInverse | LowRankInverse | None = None,
     ) -> Proposal:
         """The proposal in the parameters themselves."""
         return Proposal(
@@ -319,22 +287,6 @@ class QuadraticModel:
         """A Gauss-Newton step, given J d, that a factorisation gave."""
         found, curvatures = [self._variables.to_theta(d)], [float(image @ image)]
         return Proposal(found, curvatures, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
-
-
-def gradient_in(space: FunctionSpace | None, start: Start) -> tuple[Tensor, float]:
-    """What the closure left in ``.grad`` in the precision of a space, and its unit of rounding.
-
-    Where that is a higher one, J^T t summed up in it takes the place of autograd's gradient: what
-    rounding leaves in that outside the range of J^T would be divided by the damping. Not so where
-    the closure has changed ``.grad``, or the rows are not those of the whole loss.
-    """
-    gradient, surrogate = start.gradient, start.surrogate
-    unit = torch.finfo(gradient.dtype).eps
-    if space is None or space.dtype is gradient.dtype:
-        return gradient, unit
-    if space.sums_up and surrogate.tilt is None and surrogate.weight == 1:
-        return space.gradient, torch.finfo(space.dtype).eps
-    return gradient.to(space.dtype), unit
 
 
 def _curvature(solution: Solution, damping: float) -> float:

@@ -15,7 +15,8 @@ from ..damping import Attempt, DampingContext, RetryingRule
 from ..linalg.flat import norm
 from ..step import Path, Step
 from .options import Options
-from .quadratic_model import Proposal, QuadraticModel
+from .proposal import Proposal
+from .quadratic_model import QuadraticModel
 
 ROUNDING = 10.0
 """Units of rounding, eps |L|, within which two losses count as equal. Near a minimum the reduction
@@ -120,6 +121,8 @@ class TrustRegionSearch:
             negative_curvature=negative,
             curvature_min=lowest,
             path=proposal.path,
+            rank=proposal.rank,
+            effective_dimension=proposal.effective_dimension,
             step_length=0.0 if moved is None else norm(moved),
         )
         return step, moved

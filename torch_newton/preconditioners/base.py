@@ -19,7 +19,7 @@ diagonal of the Hessian by as many products as there are parameters:
 
 One in the table `torch_newton.preconditioners.PRECONDITIONERS` can be given by its name.
 ``"auto"`` is the function space of the loss where its factor is worth what it costs (`cost`), and
-elsewhere the damped inverse of a sample of the rows, `SampledRows`.
+elsewhere iterations with a factor of low rank (`low_rank`).
 """
 
 from __future__ import annotations

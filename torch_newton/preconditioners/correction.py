@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .damped_inverse import DampedInverse
+from .low_rank import LowRankInverse
 
 SMOOTHER = (1e4, 1e2)
 """The values of mu in units of lambda that are tried before lambda itself, each a further factor.
@@ -28,7 +29,9 @@ GIVEN_UP = 0.1
 the residuals: less than the spread of the ratio between one step and the next."""
 
 
-def second_order_correction(inverse: DampedInverse, remainder: Tensor, image: Tensor) -> Tensor:
+def second_order_correction(
+    inverse: DampedInverse | LowRankInverse, remainder: Tensor, image: Tensor
+) -> Tensor:
     r"""The correction c of a step d, P entries.
 
     Where the rows have the precision of the system, mu is lambda. Where they come in a lower one,

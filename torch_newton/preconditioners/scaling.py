@@ -70,11 +70,12 @@ class Scaling:
                 the Jacobian leaves out, zero for others (`left_out.shift_of`); D is the mean of
                 that block's diagonal for them.
         """
+        parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        totals = iter(jacobian.over_all_rows([sums for part in parts for sums in part or ()]))
         # In the precision of the parameters, in which an optimizer's state keeps it.
         kind = jacobian.like[0].dtype
         parts = [
-            None if factor is None else tuple(sums.to(kind) for sums in _part(factor))
-            for factor in jacobian.factors
+            None if part is None else tuple(next(totals).to(kind) for _ in part) for part in parts
         ]
         if shift is not None:
             mean = (shift / shift.count_nonzero().clamp_min(1)).to(kind)
