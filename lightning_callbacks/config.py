@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from .batch import OfBatch, takes_dataloader_iterator
 from .compat import MisconfigurationException
-from .point import Settings
 from .quantities.base import Need, Quantity
 from .quantities.table import QUANTITIES
+from .settings import Settings
 
 INTERVALS = ("step", "epoch")
 EFFORTS = ("bounded", "exact")

@@ -93,8 +93,8 @@ def _work(quantity: Quantity, point: Point) -> Work[Measured]:
     yield from prepared(point, quantity.needs)
     cost = f"computing {quantity.name}"
     # Where it is new, what it requires is seen when it is tried; or it takes a product.
-    product = point.allowance.estimate("product") if Need.HESSIAN in quantity.needs else 0.0
-    yield Unit(cost, product)
+    products = float(Need.HESSIAN in quantity.needs)
+    yield Unit(cost, lambda: products * point.allowance.estimate("product"))
     try:
         return _measured(quantity, point)
     except OutOfTimeError as error:

@@ -90,6 +90,13 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ``alignment/<j>_<k>``               cosine between those of terms j and k
     ``gram_share/<k>``                  share of term k in tr(J'QJ), where there are 2 to 8
     ``gram_share/<k>_error``            standard error of it
+    ``ntk_sample/rows``                 m, rows of J J^T in the sample
+    ``ntk_sample/all_rows``             R, rows of J J^T
+    ``ntk_sample/lambda_min``           the sample's smallest eigenvalue: that of all is no larger
+    ``ntk_sample/lambda_max``           the sample's largest eigenvalue: that of all is no smaller
+    ``ntk_sample/error``                rounding in both
+    ``ntk_sample/trace``                trace of J J^T, of all rows
+    ``ntk_sample/trace_error``          its standard error
     ``precision/loss_noise``            standard deviation of the rounding errors in the loss
     ``precision/gain``                  what the best step along -g gains, (g'g)^2 / 2 g'Hg
     ``precision/limited``               1 where the gain is below the noise, else 0

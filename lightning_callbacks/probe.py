@@ -22,8 +22,9 @@ from .isolation import SEED, undisturbed
 from .jacobian import Rows, Warn, jacobian_given, jacobian_in
 from .kernel_products import KernelProducts, products_of_loss, products_of_outputs
 from .newton import Optimizers, last_scaling, last_step, newton_among
-from .point import Point, Settings
+from .point import Point
 from .second_order import Derivatives, as_vector, differentiable_twice, moved_by
+from .settings import Settings
 from .trainer import trained
 
 SAME = 1e3
