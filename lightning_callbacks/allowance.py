@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import time
@@ -106,6 +107,18 @@ class Allowance:
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+    def part(self, left: int) -> Allowance:
+        """An equal share of the rest as an allowance of its own, with `left` things to do in all.
+
+        What it lacks and whether it was reduced is told here, too.
+        """
+        if self._end is None:
+            return self
+        share = copy.copy(self)
+        now = self.now()
+        share._end = share._until = now + max(0.0, self._end - now) / left
+        return share
 
     def begin(self, left: int) -> None:
         """What follows may take an equal share of the rest, with `left` things to do in all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +19,11 @@ from .displacement import Displacement
 from .failures import Failures
 from .isolation import SEED, undisturbed
 from .logs import mean_over_processes
+from .manual import optimizers_apart
 from .measurement import Measurement, measure
 from .newton import point_of_step
 from .probe import Probe
-from .quantities.base import Quantity
+from .quantities.base import Numbers, Quantity
 from .quantities.table import QUANTITIES
 from .schedule import Schedule
 from .trainer import initialized, low_precision, trained
@@ -74,15 +76,20 @@ class Engine:
                 torch.inference_mode(False),
                 torch.enable_grad(),
             ):
-                point, skipped = None, False
-                with self._failures.noted("evaluating the loss"):
-                    point = self.probe.point(trainer, module, settings, allowance)
-                    skipped = point is None
-                if not skipped:
-                    found = measure(point, quantities, self._failures, self._lacking)
+                apart = optimizers_apart(trainer, module, self._given.loss is not None)
+                for i, index in enumerate(apart or [-1]):
+                    share = allowance.part(max(1, len(apart)) - i)
+                    point, skipped = None, False
+                    with self._failures.noted("evaluating the loss"):
+                        point = self.probe.point(trainer, module, settings, share, index)
+                        skipped = point is None
+                    if not skipped:
+                        part = measure(point, quantities, self._failures, self._lacking)
+                        found.add(part, f"{index}/" if len(apart) > 1 else "")
+                    allowance.reduced |= share.reduced
             self._note_lacking(allowance, int(trainer.global_step))
             numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
-            if numbers.keys() - NEWTON or not allowance.lacking:
+            if _measured(numbers) or not allowance.lacking:
                 self._log(trainer, Measurement(numbers, found.spectra))
 
     def observe(self, trainer: Any, seen: Observation) -> None:
@@ -99,7 +106,7 @@ class Engine:
                 point = point_of_step(seen, damping, settings, warn, allowance, displacement)
             found = measure(point, quantities, self._failures, self._lacking)
             self._note_lacking(allowance, int(trainer.global_step))
-            if found.numbers.keys() - NEWTON or not allowance.lacking:
+            if _measured(found.numbers) or not allowance.lacking:
                 self._log(trainer, found)
 
     def before_step(self, trainer: Any, optimizer: Any) -> None:
@@ -156,3 +163,8 @@ class Engine:
                     f"too dear {name}",
                 )
             self._not_before[name] = 2 * step
+
+
+def _measured(numbers: Numbers) -> bool:
+    """Whether there is more than the numbers that cost nothing."""
+    return any(re.sub(r"^\d+/", "", key) not in NEWTON for key in numbers)

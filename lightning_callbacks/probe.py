@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import truediv
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .displacement import Previous
 from .isolation import SEED, undisturbed
 from .jacobian import Rows, Warn, jacobian_given, jacobian_in
 from .kernel_products import KernelProducts, products_of_loss, products_of_outputs
+from .manual import loss_of_optimizer
 from .newton import Optimizers, last_scaling, last_step, newton_among
 from .point import Point, Settings
 from .second_order import Derivatives, as_vector, differentiable_twice, moved_by
@@ -33,13 +35,13 @@ class Probe:
         warn: called with what the user should know.
 
     Attributes:
-        scale: the curvature scale s at the first measurement, from which lambda follows for
-            optimizers that have none; None until then.
+        scales: the curvature scale s at the first measurement, from which lambda follows for
+            optimizers that have none, by the index of the optimizer; -1 is for all together.
         previous: the parameters before the last step, where a quantity asks for it.
     """
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
-        self.scale: float | None = None
+        self.scales: dict[int, float] = {}
         self.previous = Previous()
         self._given = given
         self._warn = warn
@@ -51,15 +53,25 @@ class Probe:
             self._batches = [copy_of(batch)]
 
     def point(
-        self, trainer: Any, module: Any, settings: Settings, allowance: Allowance
+        self, trainer: Any, module: Any, settings: Settings, allowance: Allowance, index: int = -1
     ) -> Point | None:
-        """The loss and its derivatives where the module stands; None if it skips the batch."""
+        """The loss and its derivatives where the module stands; None if it skips the batch.
+
+        Args:
+            trainer: the trainer.
+            module: its module.
+            settings: how closely to look.
+            allowance: the time that measuring may take.
+            index: of the optimizer whose loss is wanted under manual optimization; -1 elsewhere.
+        """
         given, optimizers = self._given, trainer.optimizers
+        if index >= 0:
+            optimizers = [optimizers[index]]
         params = trained(optimizers)
         if self._batches is None or callable(given.probe):
             self._batches = probe_batches(trainer, module, given.probe)
         began = allowance.now()
-        loss = self._loss(trainer, module)
+        loss = self._loss(trainer, module, index)
         if loss is None:
             self._warn("training_step skipped the probe batch, so there is nothing to measure")
             return None
@@ -67,14 +79,14 @@ class Probe:
         def gradient_at(v: Tensor) -> Tensor:
             # As the first evaluation was: the same random numbers, and nothing left behind.
             with moved_by(params, v), undisturbed(trainer, module, SEED):
-                moved = self._loss(trainer, module)
+                moved = self._loss(trainer, module, index)
                 assert moved is not None  # on this batch it was not, with the same random numbers
                 return as_vector(gradient_alone(moved, params), params)
 
         def evaluate(v: Tensor) -> float:
             start = allowance.now()
             with moved_by(params, v), undisturbed(trainer, module, SEED):
-                moved = self._loss(trainer, module)
+                moved = self._loss(trainer, module, index)
                 value = math.nan if moved is None else float(moved.detach())
             allowance.costs.put("evaluation", allowance.now() - start)
             return value
@@ -88,7 +100,7 @@ class Probe:
             params=params,
             gradient=found.gradient,
             read_hessian=found.hessian,
-            read_damping=lambda: self._damping(point, optimizers),
+            read_damping=lambda: self._damping(point, optimizers, index),
             settings=settings,
             read_jacobian=lambda passes: self._jacobian(trainer, module, loss, params, passes),
             read_kernel=lambda: self._kernel(trainer, module, loss, params),
@@ -102,10 +114,15 @@ class Probe:
         )
         return point
 
-    def _loss(self, trainer: Any, module: Any) -> Tensor | None:
+    def _loss(self, trainer: Any, module: Any, index: int = -1) -> Tensor | None:
         """The mean loss of all batches, with its graph; None where one is skipped."""
+
+        def sent_backward(module: Any, batch: Any) -> Tensor | None:
+            return loss_of_optimizer(trainer, module, batch, index)
+
+        function = sent_backward if index >= 0 else self._given.loss or training_loss
         with differentiable_twice():
-            losses = self._evaluate(self._given.loss or training_loss, trainer, module)
+            losses = self._evaluate(function, trainer, module)
         if losses is None:
             return None
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
@@ -125,21 +142,24 @@ class Probe:
                 results.append(result)
         return results
 
-    def _damping(self, point: Point, optimizers: Optimizers) -> float:
+    def _damping(self, point: Point, optimizers: Optimizers, index: int) -> float:
         """Lambda, absolute: the user's, RegNewton's last, or the start of its damping rule."""
         if self._given.damping is not None:
             return float(self._given.damping)
         newton = newton_among(optimizers)
         if newton is not None and newton.last_step is not None:
             return newton.last_step.damping
-        if self.scale is None:
-            g = point.gradient
-            s = float(torch.linalg.vector_norm(point.H @ g) / torch.linalg.vector_norm(g))
-            self.scale = s if s > 0 and math.isfinite(s) else None
+        if index not in self.scales:
+            lengths = map(torch.linalg.vector_norm, (point.gradient_product, point.gradient))
+            s = float(truediv(*lengths))
+            if s > 0 and math.isfinite(s):
+                self.scales[index] = s
         params = point.params
         n = width(params) if newton is None else newton.options.width or width(params)
         rule = Adaptive() if newton is None else newton.options.damping
-        return rule(None, DampingContext(self.scale or 1.0, n, torch.finfo(params[0].dtype).eps))
+        return rule(
+            None, DampingContext(self.scales.get(index, 1.0), n, torch.finfo(params[0].dtype).eps)
+        )
 
     def _jacobian(
         self, trainer: Any, module: Any, loss: Tensor, params: Sequence[Tensor], passes: float

@@ -261,6 +261,5 @@ WARNED = {
     "exhausted memory": "OutOfMemoryError.*smaller batch",
     "a batch that cannot be copied": "cannot be copied.*probe=callable",
     "weight norm": "not symmetric",
-    "gan": "manual optimization.*loss=callable",
 }  # fmt: skip
 """What a warning says."""
