@@ -97,7 +97,7 @@ def point_of_step(
     space = seen.space
     # A Jacobian that leaves out parameters is not that of a kernel.
     if space is not None and space.whole:
-        known, gram = space.jacobian, space.gram
+        known, gram = space.jacobian.to(seen.params[0].dtype), space.gram
     else:
         known, gram = None, None
     return Point(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..autodiff.finite_difference import finite, finite_difference_hessian
 from ..autodiff.products import (
+    Derivatives,
     check_twice_differentiable,
     differentiable_gradient,
     hessian_from_gradient,
@@ -25,6 +26,7 @@ from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AnyPreconditioner, AtDamping
 from ..preconditioners.function_space import FunctionSpace, within_budget
+from ..preconditioners.held_rows import holdable
 from ..preconditioners.linearized_loss import linearize as linearized_loss
 from ..preconditioners.sampled_rows import SampledSpace
 
@@ -112,8 +114,8 @@ class Linearization:
         params = self.evaluator.params
         if not self.twice:
             return finite_difference_hessian(self.evaluator.gradient_at, params)
-        derivatives: Sequence[Tensor | None] = self.start.derivatives
-        if not any(found is not None and found.requires_grad for found in derivatives):
+        derivatives: Derivatives = self.start.derivatives
+        if not any(found is not None for found in derivatives):
             derivatives = differentiable_gradient(self.start.graph, params)
             check_twice_differentiable(nodes_of(self.start.graph), derivatives)
         return hessian_from_gradient(derivatives, params)
@@ -154,7 +156,7 @@ def linearize(
     missed: list[str] = []
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
-    if by_rows and residuals is not None:
+    if by_rows and residuals is not None and holdable(residuals.of_outputs, params):
         found = linearized_loss(residuals, params, start.own_gradient, missed)
         if found is not None and within_budget(found.jacobian, max_memory):
             space = FunctionSpace.of(found)

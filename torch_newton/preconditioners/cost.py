@@ -29,10 +29,6 @@ MAX_SIZE = 3000
 whatever else would do: of 3,000 it takes 5e9 operations, some tenths of a second on one core, and
 72 MB."""
 
-MAX_ENTRIES = 50_000_000
-"""R P up to which this holds where P is the smaller: J^T J then takes at most 5/8 of 1.5e11
-operations, some seconds on one core."""
-
 MAX_MEMORY = 4 * 2**30
 """Bytes of the matrices that a solve forms, where the user does not say: a Cholesky factor of
 some 13,000 rows in double precision. Chosen: what a machine has free on which a network is trained,
@@ -110,7 +106,7 @@ def direct_bytes(rows: int, size: int, itemsize: int) -> int:
         itemsize: bytes of a number.
     """
     n = min(rows, size)
-    return itemsize * (COPIES * n**2 + (rows * size if rows > size else 0))
+    return itemsize * COPIES * n**2
 
 
 def fits(rows: int, size: int, itemsize: int, max_memory: int | None = None) -> bool:
@@ -147,7 +143,7 @@ def worth_a_factor(
     """
     if not fits(rows, size, itemsize, max_memory):
         return False
-    if min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES):
+    if min(rows, size) <= MAX_SIZE:
         return True
     direct = direct_operations(rows, size, entry)
     return direct <= low_rank_operations(rows, size, rank, entry)

@@ -22,8 +22,9 @@ from torch import Tensor
 from ..graph.reading import Reading
 from ..graph.residuals import Residuals
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.gram import symmetric_product
+from ..linalg.normal_equations import normal_matrix
 from ..linalg.operators import LinearOperator
+from ..linalg.precision import solving_dtype
 from . import cost
 from .damped_inverse import DampedInverse
 from .linearized_loss import LinearizedLoss, TargetAt, linearize
@@ -50,6 +51,7 @@ class FunctionSpace:
         target_at: the same of the loss at another point, with the Q of this one; None where
             that is made of other terms.
         gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
+        sums_up: whether that is the gradient of the whole loss, but for rounding.
         shift: P entries, which the damped inverse adds to the diagonal of J^T J: an estimate of
             the trace of their block for parameters that J leaves out, zero for others; None
             where J leaves none out.
@@ -68,11 +70,13 @@ class FunctionSpace:
         shift: Tensor | None = None,
         reading: Reading | None = None,
         exact: bool = True,
+        sums_up: bool | None = None,
     ) -> None:
         self.jacobian = jacobian
         self.target = target
         self.target_at = target_at
         self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
+        self.sums_up = gradient is not None if sums_up is None else sums_up
         self.shift = shift
         self.reading = reading
         self.exact = exact
@@ -81,7 +85,9 @@ class FunctionSpace:
 
     @classmethod
     def of(cls, found: LinearizedLoss) -> FunctionSpace:
-        """That of a loss as it was read."""
+        """That of a loss as it was read, in the precision in which its system is solved."""
+        jacobian = found.jacobian
+        found = found.to(solving_dtype(jacobian.dtype, jacobian.device))
         return cls(
             found.jacobian,
             found.target,
@@ -93,6 +99,16 @@ class FunctionSpace:
         )
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the rows, and of the system."""
+        return self.jacobian.dtype
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the rows were computed in a lower precision than that of the system."""
+        return self.jacobian.like[0].dtype is not self.dtype
+
+    @property
     def whole(self) -> bool:
         """Whether its matrix is that of all parameters, and of the loss's own Q."""
         return self.shift is None and self.exact
@@ -102,7 +118,7 @@ class FunctionSpace:
         """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
             return self.jacobian.gram()
-        return symmetric_product(self.jacobian.dense().T)
+        return normal_matrix(self.jacobian)
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
@@ -115,6 +131,7 @@ class FunctionSpace:
             None if self.shift is None else e.square() * self.shift,
             self.reading,
             self.exact,
+            self.sums_up,
         )
 
     def times(self, number: float) -> FunctionSpace:
@@ -132,6 +149,7 @@ class FunctionSpace:
             None if self.shift is None else self.shift * number**2,
             self.reading,
             self.exact,
+            self.sums_up,
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
@@ -192,7 +210,7 @@ def within_budget(jacobian: FactoredJacobian, max_memory: int | None = None) -> 
     """
     rows, size = jacobian.shape
     entry = cost.entry_operations(jacobian.factors, rows)
-    itemsize = jacobian.dtype.itemsize
+    itemsize = solving_dtype(jacobian.dtype, jacobian.device).itemsize
     return cost.worth_a_factor(rows, size, itemsize, entry=entry, max_memory=max_memory)
 
 
@@ -200,4 +218,5 @@ def may_fit(residuals: Residuals, params: Sequence[Tensor], max_memory: int | No
     """Whether a factor has the memory that it needs, as far as is known before J is read."""
     size = sum(param.numel() for param in params)
     rows = sum(term.like.numel() for term in residuals.of_outputs)
-    return cost.fits(rows, size, params[0].dtype.itemsize, max_memory)
+    itemsize = solving_dtype(params[0].dtype, params[0].device).itemsize
+    return cost.fits(rows, size, itemsize, max_memory)

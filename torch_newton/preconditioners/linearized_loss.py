@@ -48,6 +48,33 @@ class LinearizedLoss:
     reading: Reading
     exact: bool
 
+    def to(self, dtype: torch.dtype) -> LinearizedLoss:
+        r"""The same in another precision, the gradient :math:`\hat J^T t` summed up in that."""
+        if dtype is self.jacobian.dtype:
+            return self
+        jacobian, target = self.jacobian.to(dtype), self.target.to(dtype)
+        return LinearizedLoss(
+            jacobian,
+            target,
+            None if self.gradient is None else jacobian.rmatvec(target),
+            _In(dtype, self.target_at),
+            None if self.shift is None else self.shift.to(dtype),
+            self.reading,
+            self.exact,
+        )
+
+
+@dataclass(frozen=True)
+class _In:
+    """Gives targets in another precision than that of the loss."""
+
+    dtype: torch.dtype
+    target_at: TargetAt
+
+    def __call__(self, loss: Tensor) -> Tensor | None:
+        found = self.target_at(loss)
+        return None if found is None else found.to(self.dtype)
+
 
 def linearize(
     residuals: Residuals,
