@@ -52,6 +52,7 @@ class Allowance:
         reduced: whether something was computed with less than full effort, or not at all.
         lacking: the seconds that each quantity needs at least for which there was no time.
         step: seconds of a training step, 0 where that is not known.
+        tick: told how many products were taken, where nothing limits them.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Allowance:
         self.reduced = False
         self.lacking: dict[str, float] = {}
         self.step = 0.0
+        self.tick: Callable[[int], object] = lambda count: None
         self._seconds = seconds
         self._share = seconds
         self._device = device

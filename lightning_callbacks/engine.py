@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torch_newton import Observation
 
 from .allowance import SAFETY, Allowance, OutOfTimeError
 from .config import Arguments
+from .displacement import Displacement
 from .failures import Failures, MovedError
 from .isolation import SEED, undisturbed
 from .logs import mean_over_processes
@@ -19,10 +21,11 @@ from .measurement import Measurement, measure, measuring
 from .newton import point_of_step
 from .point import Point
 from .probe import Probe
+from .products_bar import bar
 from .quantities.base import Quantity
 from .quantities.table import QUANTITIES
 from .schedule import Schedule
-from .trainer import initialized, low_precision
+from .trainer import initialized, low_precision, trained
 from .warn_once import WarnOnce
 from .work import Course
 
@@ -128,6 +131,7 @@ class Engine:
 
     def observe(self, trainer: Any, seen: Observation) -> None:
         """Measure a step of RegNewton, from what the step knows, in one pause."""
+        displacement = self._moved(trainer, seen.params)
         if not self.schedule.due_at_step(trainer):
             return
         step = int(trainer.global_step)
@@ -138,7 +142,7 @@ class Engine:
             point = None
             with self._failures.noted("reading RegNewton's step"):
                 damping, warn = self._given.damping, self._warn
-                point = point_of_step(seen, damping, settings, warn, allowance)
+                point = point_of_step(seen, damping, settings, warn, allowance, displacement)
             measure(point, current.quantities, self._failures, self._lacking, current.found)
             current.ended = True
             self._note_lacking(allowance, step)
@@ -197,7 +201,9 @@ class Engine:
         if begun is None:
             current.begin(None, self._failures, self._lacking)
         if current.allowance.unlimited or not (self.schedule.spreads and self.probe.can_return):
-            current.course.finish()
+            shown = current.allowance.unlimited and trainer.is_global_zero
+            with bar(shown) as current.allowance.tick:
+                current.course.finish()
             return True
         if current.course.advance(last=full):
             return True
@@ -217,6 +223,23 @@ class Engine:
         lacks = current.allowance.lacking or not (current.ended and current.quantities)
         if new.numbers.keys() - NEWTON or (new.numbers and not lacks):
             self._log(trainer, new)
+
+    def before_step(self, trainer: Any, optimizer: Any) -> None:
+        """An optimizer is about to take its step: keep its parameters where a quantity asks."""
+        if self._given.asks_for_step:
+            budget, failures = self.schedule.budget, self._failures
+            with budget.spending(), failures.noted("keeping the parameters before a step"):
+                params = trained([optimizer])
+                self.probe.previous.keep(optimizer, params, int(trainer.global_step))
+
+    def _moved(self, trainer: Any, params: Sequence[Tensor]) -> Displacement | None:
+        """The last step of the optimizer that is observed, whose next begins here."""
+        if not self._given.asks_for_step:
+            return None
+        previous, optimizers = self.probe.previous, list(trainer.optimizers)
+        displacement = previous.displacement(optimizers, params)
+        previous.keep(optimizers[0], params, int(trainer.global_step))
+        return displacement
 
     def _quantities(self, step: int) -> list[Quantity]:
         """Those to measure at a step."""

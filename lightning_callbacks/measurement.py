@@ -66,11 +66,12 @@ def measuring(
         WrongQuantityError: a quantity returns a key that its documentation lacks.
     """
     # What two kernels share is computed once, and the time of the second is left for the Hessian.
-    order = sorted(quantities, key=lambda q: (q.name not in first, _of_hessian(q)))
+    # What takes little comes first, and leaves its share to the rest.
+    order = sorted(quantities, key=lambda q: (q.name not in first, not q.light, _of_hessian(q)))
     for i, quantity in enumerate(order):
         measured = Measured(quantity.unknown() if quantity.needs else {})
         if point is not None:
-            point.allowance.begin(len(order) - i)
+            point.allowance.begin(max(1, sum(not q.light for q in order[i:])))
             try:
                 with failures.noted(f"measuring {quantity.name!r}"):
                     measured = yield from _work(quantity, point)
@@ -106,8 +107,12 @@ def _work(quantity: Quantity, point: Point) -> Work[Measured]:
 
 def _in_order_of(quantities: Sequence[Quantity], found: Measurement) -> None:
     """Put the numbers in the order in which the quantities were asked for."""
-    keys = [key for quantity in quantities for key, _ in quantity.documentation]
-    ordered = {key: found.numbers[key] for key in keys if key in found.numbers}
+    ordered = {
+        key: value
+        for quantity in quantities
+        for key, value in found.numbers.items()
+        if quantity.documents(key)
+    }
     found.numbers.clear()
     found.numbers.update(ordered)
 
@@ -118,7 +123,7 @@ def _of_hessian(quantity: Quantity) -> bool:
 
 
 def _check(quantity: Quantity, measured: Measured) -> None:
-    undocumented = set(measured.numbers) - {key for key, _ in quantity.documentation}
+    undocumented = {key for key in measured.numbers if not quantity.documents(key)}
     if undocumented:
         # Where the loss is not finite it would be missing from the NaN numbers, too.
         raise WrongQuantityError(
@@ -134,8 +139,10 @@ def _measured(quantity: Quantity, point: Point) -> Measured:
         return Measured(quantity.unknown())
     if Need.JACOBIAN in needs and point.jacobian is None:
         return Measured({})
-    if needs & OF_THE_HESSIAN and not point.symmetric:
-        return Measured(quantity.unknown())
-    if needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None:
-        return Measured(quantity.unknown())
-    return quantity.compute(point)
+    lacking = (
+        (Need.EVALUATION in needs and point.evaluate is None)
+        or (Need.STEP in needs and point.displacement is None)
+        or (needs & OF_THE_HESSIAN and not point.symmetric)
+        or (needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None)
+    )
+    return Measured(quantity.unknown()) if lacking else quantity.compute(point)

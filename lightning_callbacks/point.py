@@ -12,17 +12,23 @@ from torch import Tensor
 
 from torch_newton import KernelSpectrum, LinearOperator, Step, kernel_spectrum
 from torch_newton.autodiff.verification import Asymmetry
+from torch_newton.graph.residuals import Residuals, read_residuals
 from torch_newton.kernels.rows import TooManyPassesError
 
 from .allowance import Allowance, OutOfTimeError
 from .bounded import Look, spectrum_work
+from .displacement import Displacement
 from .jacobian import Rows, in_scaled_variables
 from .kernel_products import KernelProducts
 from .kernels_within import kernel_of_products, renewed, seconds_to_read
+from .products_bar import counted
 from .second_order import Warn
 from .spectrum import TRACE_PRODUCTS, Spectrum, hessian_spectrum, hessian_trace
 from .symmetry import asymmetry_within
 from .work import run
+
+OF_THE_GRAPH = ("_second", "residuals", "jacobian", "kernel_products", "_jacobian_if_affordable")
+"""What of a point holds on to the graph of its loss."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Point:
         step: the last step of `RegNewton`, where that is the optimizer.
         damping_by_product: whether `read_damping` takes a product with H.
         value: L as a number.
+        evaluate: returns L at the parameters plus a vector of P entries; None where that cannot be.
+        displacement: the last step of the optimizer; None before it, and where nobody asked.
+        optimizers: those that train `params`.
     """
 
     loss: Tensor
@@ -87,13 +96,27 @@ class Point:
     gram: Tensor | None = None
     step: Step | None = None
     damping_by_product: bool = False
+    evaluate: Callable[[Tensor], float] | None = None
+    displacement: Displacement | None = None
+    optimizers: Sequence[torch.optim.Optimizer] = ()
 
     def __post_init__(self) -> None:
         self.value = float(self.loss.detach())
 
     @cached_property
+    def gradient_product(self) -> Tensor:
+        """H g, P entries."""
+        return self.H @ self.gradient
+
+    @cached_property
+    def residuals(self) -> Residuals:
+        """The terms of the loss, as far as its graph shows them."""
+        return read_residuals(self.loss)
+
+    @cached_property
     def _second(self) -> tuple[LinearOperator, float]:
-        return self.read_hessian()
+        H, rounding = self.read_hessian()
+        return (counted(H, self.allowance.tick) if self.allowance.unlimited else H), rounding
 
     @cached_property
     def H(self) -> LinearOperator:  # noqa: N802 - the name that everybody uses
@@ -286,15 +309,15 @@ class Point:
 
     def release(self) -> None:
         """Give up the graph and all that hangs on it; what is known stays."""
-        for name in ("_second", "jacobian", "kernel_products", "_jacobian_if_affordable"):
+        for name in OF_THE_GRAPH:
             vars(self).pop(name, None)
-        del self.loss, self.read_hessian, self.read_jacobian, self.read_kernel
+        del self.loss, self.read_hessian, self.read_jacobian, self.read_kernel, self.evaluate
 
     def adopt(self, other: Point) -> None:
         """Go on with the graph of another point, of the same loss at the same place."""
         self.loss = other.loss
         self.read_hessian, self.read_jacobian = other.read_hessian, other.read_jacobian
-        self.read_kernel = other.read_kernel
+        self.read_kernel, self.evaluate = other.read_kernel, other.evaluate
 
     @cached_property
     def _jacobian_if_affordable(self) -> Rows | None:

@@ -15,6 +15,7 @@ from torch_newton.autodiff.finite_difference import gradient_alone
 from .allowance import Allowance
 from .batch import copy_of, probe_batches, training_loss
 from .config import Arguments
+from .displacement import Previous
 from .failures import MovedError
 from .frozen import Frozen
 from .isolation import SEED, undisturbed
@@ -46,10 +47,12 @@ class Probe:
     Attributes:
         scale: the curvature scale s at the first measurement, from which lambda follows for
             optimizers that have none; None until then.
+        previous: the parameters before the last step, where a quantity asks for it.
     """
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
         self.scale: float | None = None
+        self.previous = Previous()
         self._given = given
         self._warn = warn
         self._batches: list[Any] | None = None
@@ -147,6 +150,14 @@ class Probe:
                 assert moved is not None  # on this batch it was not, with the same random numbers
                 return as_vector(gradient_alone(moved, params), params)
 
+        def evaluate(v: Tensor) -> float:
+            start = allowance.now()
+            with moved_by(params, v), undisturbed(trainer, module, SEED):
+                moved = self._loss(trainer, module)
+                value = math.nan if moved is None else float(moved.detach())
+            allowance.costs.put("evaluation", allowance.now() - start)
+            return value
+
         found = Derivatives(
             loss,
             params,
@@ -173,6 +184,9 @@ class Probe:
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
             damping_by_product=given.damping is None and last is None and self.scale is None,
+            evaluate=evaluate,
+            displacement=self.previous.displacement(optimizers, params),
+            optimizers=optimizers,
         )
         return point
 

@@ -1,4 +1,4 @@
-"""Every number lies within its stated bound, whatever the effort, and definiteness is never wrong."""
+"""Numbers lie within their stated bounds, whatever the effort, and definiteness is never wrong."""
 
 import math
 

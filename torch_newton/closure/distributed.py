@@ -26,8 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.indexed_factor import IndexedFactor
 from ..linalg.operators import LinearOperator, symmetric
+from ..preconditioners import cost
 from ..preconditioners.base import AtDamping
-from ..preconditioners.function_space import MAX_ENTRIES, MAX_SIZE, FunctionSpace
+from ..preconditioners.function_space import FunctionSpace
 
 SHARDED = {
     "DeepSpeedEngine": "DeepSpeed",
@@ -150,13 +151,14 @@ class Ranks:
         if space is not None and not space.whole:
             space = None  # ranks need not leave out the same parameters
         world = dist.get_world_size(self._group)
-        mine = 0 if space is None else space.jacobian.rows
-        rows = [int(n) for n in self._gather(torch.tensor([mine], device=like.device))[:, 0]]
+        mine = (0, True) if space is None else (space.jacobian.rows, space.sums_up)
+        found = self._gather(torch.tensor(mine, dtype=torch.long, device=like.device))
+        rows, sums_up = found[:, 0].tolist(), bool(found[:, 1].all())
         size = like.numel() if space is None else space.size
         total = sum(rows)
-        if space is None or min(rows) == 0 or min(total, size) > MAX_SIZE:
+        if space is None or min(rows) == 0:
             return None
-        if size < total and total * size > MAX_ENTRIES:
+        if not cost.worth_a_factor(total, size, like.dtype.itemsize):
             return None
         jacobian = self._tangents(space.jacobian, rows)
         if jacobian is None:
@@ -169,13 +171,14 @@ class Ranks:
             return self._rows(mine, rows)
 
         target = self._rows(space.target, rows)
-        return FunctionSpace(jacobian, target, target_at=target_at, reading=space.reading).times(
-            1 / math.sqrt(world)
+        whole = FunctionSpace(
+            jacobian, target, target_at=target_at, reading=space.reading, sums_up=sums_up
         )
+        return whole.times(1 / math.sqrt(world))
 
     def _tangents(self, jacobian: FactoredJacobian, rows: list[int]) -> FactoredJacobian | None:
         """The factors of all ranks one below the other; None where they are of several kinds."""
-        like = jacobian.like[0]
+        like = jacobian.like[0].new_empty(0, dtype=jacobian.dtype)
         owner: dict[int, int] = {}
         kinds = self._gather(
             torch.tensor(

@@ -70,9 +70,14 @@ class Scaling:
                 the Jacobian leaves out, zero for others (`left_out.shift_of`); D is the mean of
                 that block's diagonal for them.
         """
-        parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        # In the precision of the parameters, in which an optimizer's state keeps it.
+        kind = jacobian.like[0].dtype
+        parts = [
+            None if factor is None else tuple(sums.to(kind) for sums in _part(factor))
+            for factor in jacobian.factors
+        ]
         if shift is not None:
-            mean = shift / shift.count_nonzero().clamp_min(1)
+            mean = (shift / shift.count_nonzero().clamp_min(1)).to(kind)
             pieces = torch.split(mean, [param.numel() for param in jacobian.like])
             parts = [
                 (piece,) if part is None and bool(piece.any()) else part
