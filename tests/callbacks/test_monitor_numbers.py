@@ -220,7 +220,7 @@ def test_outputs_can_be_given(one_pl):
 
 
 def test_a_loss_without_recognised_outputs_warns_once_and_names_the_way_out(one_pl):
-    module = regression(one_pl, loss=lambda z, y: (z - y).norm(p=4))
+    module = regression(one_pl, loss=lambda z, y: -(z - y).norm(p=4))
     monitor = monitoring(1)
     with pytest.warns(UserWarning, match="outputs=callable") as caught:
         trainer(one_pl, 3, monitor).fit(module, batches())

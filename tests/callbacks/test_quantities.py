@@ -120,15 +120,15 @@ def test_what_needs_outputs_is_left_out_where_the_loss_shows_none():
         def compute(self, point):
             return Measured({"rows/count": point.jacobian.plain.rows})
 
-    class Quartic(Regression):
+    class Concave(Regression):
         def training_step(self, batch):
-            return (self.net(batch[0]) - batch[1]).norm(p=4)
+            return -(self.net(batch[0]) - batch[1]).norm(p=4)
 
     monitor = monitoring(quantities=(Rows(), "hessian"))
     fit(monitor)
     assert monitor.latest["rows/count"] == 10
     with pytest.warns(UserWarning, match="outputs=callable"):
-        fit(monitor, Quartic())
+        fit(monitor, Concave())
     assert "rows/count" not in monitor.latest
     assert "hessian/lambda_min" in monitor.latest
 

@@ -18,8 +18,10 @@ from ..linalg.operators import LinearOperator, damped, in_dtype, symmetric
 from ..linalg.solution import Solution, Stop
 from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
+from ..preconditioners.correction import second_order_correction
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
+from ..preconditioners.rounding import loss_rounding
 from ..preconditioners.scaling import Scaling
 from ..step import Path
 
@@ -79,6 +81,8 @@ class QuadraticModel:
 
     Attributes:
         epsilon: the unit of rounding in the system.
+        loss_rounding: by how much two equal losses may differ, as far as that is not by the
+            rounding of the loss itself.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class QuadraticModel:
         self.gradient = gradient.to(self._dtype)
         self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
         self._counter = counter = _Counter()
+        self.loss_rounding = 0.0 if space is None else loss_rounding(space)
         self._at_damping = at_damping
         if space is not None:
             self.path = Path.FUNCTION_SPACE
@@ -204,8 +209,9 @@ class QuadraticModel:
         if target is None:
             return None
         d = self._variables.from_theta(direction).to(self._space.dtype)
-        remainder = target - self._space.target - self._space.jacobian.matvec(d)
-        correction = proposal.inverse.correction(remainder)
+        image = self._space.jacobian.matvec(d)
+        remainder = target - self._space.target - image
+        correction = second_order_correction(proposal.inverse, remainder, image)
         norm = torch.linalg.vector_norm
         if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
             return None

@@ -38,10 +38,6 @@ FLAT_ATTEMPTS = 2
 """Attempts without any change of the loss after which a step gives up. One may come back to the
 same loss by chance, on the other side of a minimum; a second, of another length, does not."""
 
-CLEAR = 100.0
-"""Predicted reduction, in units of what counts as equal, that an unchanged loss clearly
-contradicts: one in the last digits may be of rounding itself."""
-
 LOOSEST = 0.1
 """Relative residual of a solve far from the minimum, and the factor of the square root of the
 gradient's size with which it tightens: superlinear convergence needs it to tend to zero
@@ -81,7 +77,7 @@ class TrustRegionSearch:
         """
         rule, retrying = self.options.damping, self.options.retrying
         tol = self._tolerance(first_norm)
-        damping = _checked(rule(last, context))
+        first = damping = _checked(rule(last, context))
         iterations, negative, lowest, flat = 0, False, math.inf, _Flat()
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             proposal = self._solve(damping, tol)
@@ -102,6 +98,7 @@ class TrustRegionSearch:
             if retrying is not None:
                 damping = _checked(retrying.retry(damping, attempt, context))
             if flat.unchanged >= FLAT_ATTEMPTS:
+                damping = first  # a loss that stays as it is says nothing of lambda
                 break
             # The next solve needs the memory of what was refused.
             proposal = replace(proposal, directions=[], inverse=None)
@@ -166,7 +163,7 @@ class TrustRegionSearch:
             predicted = self.model.predicted_reduction(direction, along)
             value, found = self._loss_at(direction)
             if best.direction is None or value < best.loss or math.isnan(best.loss):
-                ratio = _ratio(loss, predicted, value, context.epsilon)
+                ratio = _ratio(loss, predicted, value, self._rounding(loss, context))
                 graph = found
                 best = replace(
                     best, solved=True, predicted=predicted, ratio=ratio,
@@ -180,6 +177,10 @@ class TrustRegionSearch:
             direction = self.lengths * d
             return direction, self.model.along(direction)
         return d if self.lengths == 1 else self.lengths * d, self.lengths**2 * curvature
+
+    def _rounding(self, loss: float, context: DampingContext) -> float:
+        """By how much two losses may differ that are equal."""
+        return max(ROUNDING * context.epsilon * abs(loss), self.model.loss_rounding)
 
     def _loss_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
         value, graph = self.evaluator.loss_at(direction)
@@ -203,7 +204,7 @@ class TrustRegionSearch:
     ) -> Attempt:
         """The attempt with the corrected direction in place of its own."""
         value, _ = self._loss_at(corrected)
-        ratio = _ratio(loss, attempt.predicted, value, context.epsilon)
+        ratio = _ratio(loss, attempt.predicted, value, self._rounding(loss, context))
         return replace(attempt, direction=corrected, loss=value, ratio=ratio, corrected=True)
 
 
@@ -213,7 +214,7 @@ class _Flat:
 
     Attributes:
         changed: whether one did, by more than rounding.
-        unchanged: how many did not, though predicted to by clearly more; zero once one did.
+        unchanged: how many did not, though predicted to by a notable part of it; zero once one did.
         longest: the length of the longest that was predicted to, by a notable part of it.
     """
 
@@ -227,9 +228,8 @@ class _Flat:
         self.changed |= not abs(attempt.loss - loss) <= equal
         if self.changed or attempt.direction is None or equal == 0:
             self.unchanged = 0
-            return
-        self.unchanged += attempt.predicted > CLEAR * equal
-        if attempt.predicted > NOTABLE * abs(loss):
+        elif attempt.predicted > NOTABLE * abs(loss):
+            self.unchanged += 1
             self.longest = max(self.longest, norm(attempt.direction))
 
 
@@ -243,13 +243,12 @@ def _accepts(retrying: RetryingRule | None, attempt: Attempt) -> bool:
     return not bool(attempt.direction.any())  # lr is zero
 
 
-def _ratio(loss: float, predicted: float, value: float, epsilon: float) -> float:
+def _ratio(loss: float, predicted: float, value: float, rounding: float) -> float:
     """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
     if math.isnan(predicted) or predicted == 0:
         return math.nan
     if not math.isfinite(value):
         return -1.0
-    rounding = ROUNDING * epsilon * abs(loss)
     expected = predicted + rounding
     return (loss - value + rounding) / expected if expected != 0 else math.nan
 

@@ -104,6 +104,11 @@ class FunctionSpace:
         return self.jacobian.dtype
 
     @property
+    def rounded(self) -> bool:
+        """Whether the rows were computed in a lower precision than that of the system."""
+        return self.jacobian.like[0].dtype is not self.dtype
+
+    @property
     def whole(self) -> bool:
         """Whether its matrix is that of all parameters, and of the loss's own Q."""
         return self.shift is None and self.exact

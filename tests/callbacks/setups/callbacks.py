@@ -55,7 +55,7 @@ class Reinitialize(pl.Callback):
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         if trainer.current_epoch == 1:
-            module.net[2] = nn.Linear(5, 1)
+            module.net[3] = nn.Linear(5, 1)
             trainer.strategy.optimizers = [torch.optim.SGD(module.parameters(), 1e-2)]
 
 

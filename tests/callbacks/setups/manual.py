@@ -127,7 +127,10 @@ class Wasserstein(Gan):
 
 
 class PlainBackward(Manual):
-    """Calls ``loss.backward()``, and steps an optimizer that Lightning does not know."""
+    """Calls ``loss.backward()``, and steps an optimizer that Lightning does not know.
+
+    Lightning then counts no steps, so that epochs must end the training.
+    """
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(self.net, batch)
@@ -154,8 +157,8 @@ class Meta(Manual):
         optimizer.step()
 
 
-def by_hand(kind: Any, number: int = 4) -> Training:
-    return Training(kind(), batches(number))
+def by_hand(kind: Any, **options: Any) -> Training:
+    return Training(kind(), batches(4), options=options)
 
 
 SETUPS = [
@@ -166,6 +169,6 @@ SETUPS = [
           quick=True),
     Setup("gan, toggled", lambda: by_hand(Toggled), nan=None, quick=True),
     Setup("gan, wasserstein", lambda: by_hand(Wasserstein), nan=None),
-    Setup("plain backward", lambda: by_hand(PlainBackward), nan=None),
+    Setup("plain backward", lambda: by_hand(PlainBackward, max_epochs=2, max_steps=-1), nan=None),
     Setup("meta-learning", lambda: by_hand(Meta), nan=None),
 ]  # fmt: skip

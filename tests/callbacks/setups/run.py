@@ -90,9 +90,13 @@ def run(setup: Setup, make_monitor: Make | None = None) -> Record:
         warnings.simplefilter("always")
         trainer = _trainer(training, logger, monitor, folder)
         try:
-            if training.resumed_at is not None:
-                training, trainer = _interrupted(setup, training, trainer, logger, monitor)
-            _fit(trainer, training)
+            if training.resumed_at is None:
+                _fit(trainer, training)
+            else:
+                path = _interrupted(trainer, training)
+                training, monitor = setup.make(), None if make_monitor is None else make_monitor()
+                trainer = _trainer(training, logger, monitor, folder)
+                _fit(trainer, training, ckpt_path=path, weights_only=False)
         except (Exception, SystemExit) as error:
             raised = error
         finally:
@@ -122,23 +126,13 @@ def _fit(trainer: pl.Trainer, training: Training, **options: Any) -> None:
     trainer.fit(training.module, *loaders, **options)
 
 
-def _interrupted(
-    setup: Setup,
-    training: Training,
-    trainer: pl.Trainer,
-    logger: Logger,
-    monitor: CurvatureMonitor | None,
-) -> tuple[Training, pl.Trainer]:
-    """Stop, and go on from a checkpoint with everything made anew."""
-    folder = trainer.default_root_dir
+def _interrupted(trainer: pl.Trainer, training: Training) -> Path:
+    """Stop early, and return the checkpoint from which to go on."""
     trainer.fit_loop.epoch_loop.max_steps = training.resumed_at
     _fit(trainer, training)
-    path = Path(folder) / "last.ckpt"
+    path = Path(trainer.default_root_dir) / "last.ckpt"
     trainer.save_checkpoint(path)
-    training = setup.make()
-    trainer = _trainer(training, logger, monitor, folder)
-    _fit(trainer, training, ckpt_path=path, weights_only=False)
-    return training, trainer
+    return path
 
 
 def users(metrics: dict[str, Any]) -> dict[str, Any]:
