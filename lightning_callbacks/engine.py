@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,24 +11,75 @@ from torch import Tensor
 
 from torch_newton import Observation
 
-from .allowance import RESERVE, Allowance
+from .allowance import SAFETY, Allowance, OutOfTimeError
 from .config import Arguments
 from .displacement import Displacement
-from .failures import Failures
+from .failures import Failures, MovedError
 from .isolation import SEED, undisturbed
 from .logs import mean_over_processes
 from .manual import optimizers_apart
-from .measurement import Measurement, measure
+from .measurement import Measurement, measure, measuring
 from .newton import point_of_step
+from .point import Point
 from .probe import Probe
-from .quantities.base import Numbers, Quantity
+from .products_bar import bar
+from .quantities.base import Quantity
 from .quantities.table import QUANTITIES
 from .schedule import Schedule
 from .trainer import initialized, low_precision, trained
 from .warn_once import WarnOnce
+from .work import Course
 
 NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
 """Numbers that cost nothing."""
+
+
+class InProgress:
+    """A measurement that has begun, and may go on in later pauses of the training.
+
+    Args:
+        quantities: what is measured.
+        allowance: the time that it has.
+        found: gets the numbers.
+        index: of the optimizer whose loss it is, -1 where there is one loss for all.
+        prefix: of the keys, where several optimizers are told apart.
+
+    Attributes:
+        begun: the point, None before the loss was evaluated there.
+        ended: whether nothing more will be measured at this point.
+    """
+
+    course: Course[Measurement]
+
+    def __init__(
+        self,
+        quantities: list[Quantity],
+        allowance: Allowance,
+        found: Measurement,
+        index: int = -1,
+        prefix: str = "",
+    ) -> None:
+        self.quantities, self.allowance, self.found = quantities, allowance, found
+        self.index, self.prefix = index, prefix
+        self.begun: Point | None = None
+        self.ended = False
+        self._handed: set[str] = set()
+
+    def begin(self, point: Point | None, failures: Failures, first: set[str]) -> Point | None:
+        """The loss has been evaluated at `point`, or None where that failed."""
+        self.begun = point
+        work = measuring(point, self.quantities, failures, first, self.found)
+        self.course = Course(work, self.allowance)
+        return point
+
+    def finished(self) -> Measurement:
+        """The numbers and spectra that were finished since this was last called."""
+        new = {k: v for k, v in self.found.numbers.items() if k not in self._handed}
+        spectra = {k: v for k, v in self.found.spectra.items() if k not in self._handed}
+        self._handed |= new.keys() | spectra.keys()
+        prefixed = Measurement(step=self.found.step)
+        prefixed.add(Measurement(new, spectra), self.prefix)
+        return prefixed
 
 
 class Engine:
@@ -59,55 +108,145 @@ class Engine:
         self._given, self._warn, self._failures, self._log = given, warn, failures, log
         self._lacking: set[str] = set()
         self._not_before: dict[str, int] = {}
+        self._current: InProgress | None = None
+        self._turn = 0
+
+    def begin(self) -> None:
+        """Training begins."""
+        self.schedule.begin()
+        self._current = None
+
+    def at_step(self, trainer: Any, module: Any) -> None:
+        """After an optimizer step: go on with a measurement, or begin one where it is due."""
+        current = self._current
+        if current is None:
+            if self.schedule.due_at_step(trainer):
+                self.measure(trainer, module)
+        elif self.schedule.resumable(trainer, current.allowance, current.course.needs):
+            self._pause(trainer, module, current)
+
+    def after_epoch(self, trainer: Any, module: Any) -> None:
+        """At the end of an epoch: begin a measurement, where it is due."""
+        if self._current is None and self.schedule.due_after_epoch(trainer):
+            self.measure(trainer, module)
 
     def measure(self, trainer: Any, module: Any) -> None:
-        """Measure on the probe, beside the training."""
+        """Begin a measurement on the probe, beside the training."""
         if not initialized(module):
             return  # a lazy module gets its parameters from the first batch
-        settings = self._given.settings(low_precision(trainer))
-        quantities = self._quantities(int(trainer.global_step))
+        step = int(trainer.global_step)
+        quantities = self._quantities(step)
         if not any(q.needs for q in quantities) and self._not_before:
             return
-        with self._clocked(trainer, module.device) as allowance:
-            found = Measurement()
+        apart = optimizers_apart(trainer, module, self._given.loss is not None)
+        if apart and self._given.bounded:  # they take turns, each with all the time there is
+            self._turn += 1
+            indices = [apart[(self._turn - 1) % len(apart)]]
+        else:
+            indices = apart or [-1]
+        for index in indices:
+            allowance = self.schedule.allowance(trainer, module.device)
+            found, prefix = Measurement(step=step), f"{index}/" if len(apart) > 1 else ""
+            current = InProgress(quantities, allowance, found, index, prefix)
+            self._pause(trainer, module, current)
+
+    def observe(self, trainer: Any, seen: Observation) -> None:
+        """Measure a step of RegNewton, from what the step knows, in one pause."""
+        displacement = self._moved(trainer, seen.params)
+        if not self.schedule.due_at_step(trainer):
+            return
+        step = int(trainer.global_step)
+        settings = self._given.settings(low_precision(trainer))
+        allowance = self.schedule.allowance(trainer, seen.params[0].device)
+        current = InProgress(self._quantities(step), allowance, Measurement(step=step))
+        with self.schedule.pausing(allowance), torch.enable_grad():
+            point = None
+            with self._failures.noted("reading RegNewton's step"):
+                damping, warn = self._given.damping, self._warn
+                point = point_of_step(seen, damping, settings, warn, allowance, displacement)
+            measure(point, current.quantities, self._failures, self._lacking, current.found)
+            current.ended = True
+            self._note_lacking(allowance, step)
+            self._hand_over(trainer, current)
+        self._took(allowance)
+
+    def _pause(self, trainer: Any, module: Any, current: InProgress) -> None:
+        """Take a measurement as far as one pause of the training allows."""
+        allowance = current.allowance
+        with self.schedule.pausing(allowance) as full:
             with (
                 self._failures.noted("restoring the module"),
                 undisturbed(trainer, module, SEED),
                 torch.inference_mode(False),
                 torch.enable_grad(),
             ):
-                apart = optimizers_apart(trainer, module, self._given.loss is not None)
-                for i, index in enumerate(apart or [-1]):
-                    share = allowance.part(max(1, len(apart)) - i)
-                    point, skipped = None, False
-                    with self._failures.noted("evaluating the loss"):
-                        point = self.probe.point(trainer, module, settings, share, index)
-                        skipped = point is None
-                    if not skipped:
-                        part = measure(point, quantities, self._failures, self._lacking)
-                        found.add(part, f"{index}/" if len(apart) > 1 else "")
-                    allowance.reduced |= share.reduced
-            self._note_lacking(allowance, int(trainer.global_step))
-            numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
-            if _measured(numbers) or not allowance.lacking:
-                self._log(trainer, Measurement(numbers, found.spectra))
+                current.ended = True  # unless it comes to its end below, and there is more
+                try:
+                    current.ended = self._advance(trainer, module, current, full=full)
+                except OutOfTimeError as error:  # there is no time for the loss alone
+                    allowance.costs.relax("gradient")
+                    missing = [q.name for q in current.quantities if q.needs]
+                    allowance.lacking = dict.fromkeys(missing, error.needed / max(len(missing), 1))
+                began = allowance.now()
+            if current.ended:
+                self._note_lacking(allowance, current.found.step)
+            self._hand_over(trainer, current)
+            allowance.costs.put("closing", allowance.now() - began)
+        self._current = None if current.ended else current
+        if current.ended:
+            self._took(allowance)
 
-    def observe(self, trainer: Any, seen: Observation) -> None:
-        """Measure a step of RegNewton, from what the step knows."""
-        displacement = self._moved(trainer, seen.params)
-        if not self.schedule.due_at_step(trainer):
-            return
-        settings = self._given.settings(low_precision(trainer))
-        quantities = self._quantities(int(trainer.global_step))
-        with self._clocked(trainer, seen.params[0].device) as allowance, torch.enable_grad():
-            point = None
-            with self._failures.noted("reading RegNewton's step"):
-                damping, warn = self._given.damping, self._warn
-                point = point_of_step(seen, damping, settings, warn, allowance, displacement)
-            found = measure(point, quantities, self._failures, self._lacking)
-            self._note_lacking(allowance, int(trainer.global_step))
-            if _measured(found.numbers) or not allowance.lacking:
-                self._log(trainer, found)
+    def _advance(self, trainer: Any, module: Any, current: InProgress, *, full: bool) -> bool:
+        """Evaluate the loss, and measure; whether the measurement has ended.
+
+        Raises:
+            OutOfTimeError: there is no time to evaluate the loss.
+        """
+        begun = current.begun
+        with self._failures.noted("evaluating the loss"):
+            if begun is None:
+                settings = self._given.settings(low_precision(trainer))
+                point = self.probe.point(
+                    trainer, module, settings, current.allowance, current.index
+                )
+                if point is None:
+                    current.quantities = []
+                    return True
+                begun = current.begin(point, self._failures, self._lacking)
+            else:
+                try:
+                    self.probe.return_to(begun, trainer, module)
+                except MovedError as error:
+                    self._warn(f"{error}. What fits in one pause is measured", "moved")
+                    self.schedule.spreads = False
+                    return True
+        current.allowance.costs.put("opening", current.allowance.in_pause)
+        if begun is None:
+            current.begin(None, self._failures, self._lacking)
+        if current.allowance.unlimited or not (self.schedule.spreads and self.probe.can_return):
+            shown = current.allowance.unlimited and trainer.is_global_zero
+            with bar(shown) as current.allowance.tick:
+                current.course.finish()
+            return True
+        if current.course.advance(last=full):
+            return True
+        assert begun is not None  # without a point there is nothing to wait for
+        self.probe.leave(begun)
+        return False
+
+    def _took(self, allowance: Allowance) -> None:
+        lacking = sum(allowance.lacking.values())
+        self.schedule.took(allowance.spent, reduced=allowance.reduced, lacking=lacking)
+
+    def _hand_over(self, trainer: Any, current: InProgress) -> None:
+        """Log the numbers that were finished since this was last called."""
+        new = current.finished()
+        if trainer.world_size > 1 and new.numbers:
+            new.numbers = mean_over_processes(trainer, new.numbers)
+        lacks = current.allowance.lacking or not (current.ended and current.quantities)
+        costly = {current.prefix + key for key in current.found.numbers.keys() - NEWTON}
+        if new.numbers.keys() & costly or (new.numbers and not lacks):
+            self._log(trainer, new)
 
     def before_step(self, trainer: Any, optimizer: Any) -> None:
         """An optimizer is about to take its step: keep its parameters where a quantity asks."""
@@ -126,16 +265,6 @@ class Engine:
         previous.keep(optimizers[0], params, int(trainer.global_step))
         return displacement
 
-    @contextmanager
-    def _clocked(self, trainer: Any, device: torch.device) -> Iterator[Allowance]:
-        """A block that is a measurement, and takes the time that it is allowed."""
-        with self.schedule.budget.measuring():
-            allowance = self.schedule.allowance(trainer, device)
-            began = allowance.now()
-            yield allowance
-        seconds, lacking = allowance.now() - began, sum(allowance.lacking.values())
-        self.schedule.took(seconds, reduced=allowance.reduced, lacking=lacking)
-
     def _quantities(self, step: int) -> list[Quantity]:
         """Those to measure at a step."""
         return [q for q in self._given.selected() if self._not_before.get(q.name, 0) <= step]
@@ -150,9 +279,9 @@ class Engine:
         longest = self.schedule.budget.longest_pause
         if longest is None:
             return
-        evaluation = self.schedule.costs.of("gradient") or 0.0
+        evaluation = self.schedule.costs.estimate("gradient")
         for name, seconds in allowance.lacking.items():
-            if RESERVE * longest >= evaluation + seconds:
+            if longest >= SAFETY * (evaluation + seconds):
                 continue
             if name in self._not_before:
                 steps = (evaluation + seconds) / (self.schedule.budget.step_seconds or math.inf)
@@ -163,8 +292,3 @@ class Engine:
                     f"too dear {name}",
                 )
             self._not_before[name] = 2 * step
-
-
-def _measured(numbers: Numbers) -> bool:
-    """Whether there is more than the numbers that cost nothing."""
-    return any(re.sub(r"^\d+/", "", key) not in NEWTON for key in numbers)

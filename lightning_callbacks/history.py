@@ -79,6 +79,11 @@ class Thinned:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._kept + self._last)
 
+    @property
+    def last(self) -> Any:
+        """The entry that was kept last, None where there is none."""
+        return next(iter(self._last or self._kept[-1:]), None)
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
         return {
@@ -116,10 +121,28 @@ class History:
         self._spectra: dict[str, Thinned] = {}
 
     def append(
-        self, step: int, epoch: int, numbers: Mapping[str, float], spectra: Mapping[str, Tensor]
+        self,
+        step: int,
+        epoch: int,
+        numbers: Mapping[str, float],
+        spectra: Mapping[str, Tensor],
+        *,
+        more: bool = False,
     ) -> None:
-        """Add a measurement."""
-        self._rows.append({"step": step, "epoch": epoch, **numbers})
+        """Add a measurement.
+
+        Args:
+            step: at which the parameters were those of the point.
+            epoch: at which it was finished.
+            numbers: by their keys.
+            spectra: eigenvalues by the names of the quantities.
+            more: whether these are further numbers of the last measurement, finished later.
+        """
+        last = self._rows.last if more else None
+        if last is not None and last["step"] == step:
+            last.update(numbers)
+        else:
+            self._rows.append({"step": step, "epoch": epoch, **numbers})
         for name, values in spectra.items():
             if len(values) and bool(torch.isfinite(values).all()):
                 kept = self._spectra.setdefault(name, Thinned(MAX_SPECTRA))

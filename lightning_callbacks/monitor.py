@@ -31,6 +31,9 @@ MAX_PAUSE = 20.0
 """Training steps that a measurement may take as long as, where `max_overhead` limits it at all:
 chosen so that a progress bar stands still for no longer than it takes to notice."""
 
+MEASURED_AT = "measured_at"
+"""The key, after the prefix, of the step to which numbers belong that are logged with it."""
+
 
 class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
     r"""Log how the loss curves, and how fast it can be trained, with any optimizer.
@@ -118,15 +121,26 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ...         return Measured({"gradient/norm": float(point.gradient.norm())})
     >>> monitor = CurvatureMonitor(quantities=("hessian", GradientNorm()))
 
-    **Cost.** Measurements take at most `max_overhead` of the time spent training, and none takes
-    longer than `max_pause` training steps. The first is made as soon as these allow anything
-    useful, after a few steps have been timed: numbers belong to the step at which they are logged.
-    Products are timed, and there are as many Lanczos steps as there is time for; each number has
-    the error bound that these leave. Later measurements wait until they may take twice as long, up
-    to full effort or the longest pause. *Which* steps are measured, and how closely, thus depends
-    on the clock; training does not. Give ``max_overhead=None`` to measure before the first step and
+    **Cost.** Measurements take at most `max_overhead` of the time spent training, and no pause is
+    longer than `max_pause` training steps. Nothing is begun that is not reckoned to end in time:
+    the loss alone is timed first, then its gradient with a graph, then a product, and of each the
+    longest of the last five times is expected again, and half as much. A product that takes longer
+    than that, as when other work begins on the machine, exceeds the limits by what it takes longer.
+
+    **Spread.** What does not fit in one pause goes on at later steps, with the parameters, buffers,
+    batch and random numbers of the step at which it began. Each number is logged when it is
+    finished, together with ``measured_at``, the step to which it belongs. (A loss that depends on
+    anything else, as on the number of the step, is found out, and measured in one pause.) From one
+    measurement to the next twice as much time is taken, until all is computed in full or five of
+    the longest pauses are used; each number has the error bound that its products leave. *Which*
+    steps are measured, and how closely, thus depends on the clock; training does not. Between two
+    pauses a copy of the parameters and the vectors of the Lanczos process are held, in a pause
+    three vectors of the size of the parameters more, and the graph.
+
+    Give ``max_overhead=None`` to measure before the first step and
     at all that are due, with full effort, as a run needs whose EarlyStopping follows these numbers
-    and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps.
+    and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps. A bar
+    shows the progress of a measurement that takes longer than ten seconds.
 
     **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
     quantities concerned, and training goes on as without the monitor. Attention and recurrent
@@ -138,7 +152,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ``training_step`` sends backward for it (the sum of those since its gradients were zero), as a
     function of that optimizer's parameters, with all optimizers standing where they are. The
     numbers of several optimizers have the index in front: ``0/hessian/lambda_min``,
-    ``1/hessian/lambda_min``.
+    ``1/hessian/lambda_min``. In limited time they take turns, one at each measurement.
 
     **Hessian.** Up to `exact_up_to` parameters H is formed, and its eigenvalues are exact to
     rounding. Beyond, the extremes are Ritz values of at most `max_products` Lanczos steps: the
@@ -196,8 +210,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             eigenvalue of a million lies below the smallest Ritz value by more than 3 % of the
             width of the spectrum, but for the chance of 1e-10; after 50 that is 12 %.
         figures: whether a TensorBoard logger gets figures besides histograms.
-        max_pause: training steps (batches, at their median time) that a measurement takes as long
-            as at most; None for no limit. By default 20, or None where `max_overhead` is None.
+        max_pause: training steps (batches, at their median time) that one pause for a measurement
+            takes as long as at most; None for no limit. By default 20, or None where `max_overhead`
+            is None.
         effort: ``"bounded"``, where the number of products follows from the time allowed, or
             ``"exact"``, where `exact_up_to`, `max_rows` and `max_products` alone determine it: the
             first measurement is then made before the first step, whatever it takes, and
@@ -348,7 +363,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._hide = show(
             trainer, shown, lambda: {k.removeprefix(prefix): v for k, v in self.latest.items()}
         )
-        self._engine.schedule.begin()
+        self._engine.begin()
         newton = None if self._off else optimizer_to_observe(trainer, self.arguments)
         if newton is not None:
             self._handle = newton.register_observer(
@@ -378,8 +393,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ) -> None:
         """Measure where another `every_n_steps` optimizer steps are complete."""
         self._budget.step_ended()
-        if self._handle is None and not self._off and self._engine.schedule.due_at_step(trainer):
-            self._engine.measure(trainer, pl_module)
+        if self._handle is None and not self._off:
+            self._engine.at_step(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Keep the parameters from before the step, where a quantity asks for them."""
@@ -388,17 +403,21 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
-        if not self._off and self._engine.schedule.due_after_epoch(trainer):
-            self._engine.measure(trainer, pl_module)
+        if not self._off:
+            self._engine.after_epoch(trainer, pl_module)
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures
-        self._engine.schedule.measured_at = trainer.global_step
-        self.spectra = found.spectra
-        self.latest = {prefix + key: value for key, value in found.numbers.items()}
+        numbers = {prefix + key: value for key, value in found.numbers.items()}
+        if self.arguments.bounded:
+            numbers[f"{prefix}{MEASURED_AT}"] = float(found.step)
+        more = self.measured_at == found.step  # of the same point, finished later
+        self._engine.schedule.measured_at = found.step
+        self.spectra = self.spectra | found.spectra if more else found.spectra
+        self.latest = self.latest | numbers if more else numbers
         self.history.append(
-            int(trainer.global_step), int(trainer.current_epoch), found.numbers, found.spectra
+            found.step, int(trainer.current_epoch), found.numbers, found.spectra, more=more
         )
         with self._failures.noted("logging"):
-            publish(trainer, self.latest)
-            write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)
+            publish(trainer, numbers)
+            write(trainer, numbers, found.spectra, prefix=prefix, figures=figures)

@@ -85,8 +85,6 @@ def point_of_step(
         H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
         if allowance.unlimited:
             return H, 0.0
-        allowance.require(2 * allowance.estimate("product"))
-        H = allowance.timed(H, "product")
         v = first_vector(H)
         return remembering(H, v, H @ v), 0.0
 

@@ -24,7 +24,8 @@ class Need(enum.Enum):
     SPECTRUM = "the extreme eigenvalues of H, and all of them where it is formed"
     EIGENVECTORS = "the eigenvectors of H, where it is formed"
     JACOBIAN = "the per-sample Jacobian of the loss's outputs"
-    KERNEL = "the extreme eigenvalues of the tangent kernels, for which products may do"
+    KERNEL = "the extreme eigenvalues of the tangent kernel, for which products may do"
+    WEIGHTED_KERNEL = "the same of the tangent kernel weighted by the output Hessian"
     EVALUATION = "the loss at other parameters"
     STEP = "the last step of the optimizer, for which the parameters before it are kept"
 

@@ -20,7 +20,7 @@ class EffectiveDimension(Quantity):
     """
 
     name = "effective_dimension"
-    needs = frozenset({Need.GRADIENT, Need.KERNEL})
+    needs = frozenset({Need.GRADIENT, Need.WEIGHTED_KERNEL})
     documentation = (
         ("effective_dimension/value", "tr K (K + lambda I)^-1 of the weighted kernel K"),
         ("effective_dimension/low", "lower bound of it"),

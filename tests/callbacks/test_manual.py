@@ -210,7 +210,8 @@ def test_training_is_the_same(one_pl, name, kind):
     run = fit(one_pl, watched, monitor, logger=logs[1])
     assert all_of(watched, run) == expected
     assert monitor.latest["1/hessian/lambda_max"] > 0
-    own = [(step, row) for step, row in logs[1].rows if "0/hessian/lambda_min" not in row]
+    of_monitor = {"0/hessian/lambda_min", "1/hessian/lambda_min"}  # each in a row of its own
+    own = [(step, row) for step, row in logs[1].rows if not of_monitor & set(row)]
     assert bits(own) == bits(logs[0].rows)
     methods = [vars(o).get("step") for o in run.optimizers]
     assert all(step is None or "manual" not in step.__module__ for step in methods)
@@ -254,6 +255,14 @@ def test_one_optimizer_has_no_index(one_pl):
     fit(one_pl, Plain(), monitor)
     assert monitor.latest["sharpness/limit"] == pytest.approx(20.0)
     assert not any(key[0].isdigit() for key in monitor.latest)
+
+
+def test_in_limited_time_the_optimizers_take_turns(one_pl):
+    module, plain = gan(one_pl, usual), gan(one_pl, usual)
+    monitor = monitoring(2, max_overhead=1e6, max_pause=1e6)
+    run = fit(one_pl, module, monitor, steps=80)
+    assert all_of(module, run) == all_of(plain, fit(one_pl, plain, steps=80))
+    assert {key[0] for key in monitor.history.columns if key[0].isdigit()} == {"0", "1"}
 
 
 def test_an_optimizer_that_is_left_out_is_not_measured(one_pl):
