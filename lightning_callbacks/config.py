@@ -160,12 +160,6 @@ class Arguments:
         """Why the module's own step gives no loss, and what to do; None where it gives one."""
         if self.loss is not None:
             return None
-        if not module.automatic_optimization:
-            return (
-                "training_step is called for its loss, but under manual optimization, as of GANs, "
-                "it takes optimizer steps itself: give CurvatureMonitor "
-                "loss=callable(module, batch) that returns the loss"
-            )
         if takes_dataloader_iterator(module):
             return (
                 "curvature is measured on one fixed batch, but training_step(dataloader_iter) "

@@ -30,6 +30,11 @@ class Measurement:
     spectra: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
 
+    def add(self, other: Measurement, prefix: str = "") -> None:
+        """Put what was measured of one of several losses beside the rest."""
+        self.numbers.update((prefix + key, value) for key, value in other.numbers.items())
+        self.spectra.update((prefix + name, value) for name, value in other.spectra.items())
+
 
 def measure(
     point: Point | None,

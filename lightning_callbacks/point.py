@@ -218,9 +218,7 @@ class Point:
         scaled variables.
         """
         J = self.read_jacobian(self._passes())
-        if J is None or self.scaling is None:
-            return J
-        return in_scaled_variables(J, self.scaling)
+        return J if J is None or self.scaling is None else in_scaled_variables(J, self.scaling)
 
     def _passes(self) -> float:
         """Backward passes by which the Jacobian may be formed.
