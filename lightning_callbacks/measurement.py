@@ -47,11 +47,12 @@ def measure(
     """
     measurement, found = Measurement(), dict[str, Measured]()
     # What two kernels share is computed once, and the time of the second is left for the Hessian.
-    order = sorted(quantities, key=lambda q: (q.name not in first, _of_hessian(q)))
+    # What takes little comes first, and leaves its share to the rest.
+    order = sorted(quantities, key=lambda q: (q.name not in first, not q.light, _of_hessian(q)))
     for i, quantity in enumerate(order):
         measured = Measured(quantity.unknown() if quantity.needs else {})
         if point is not None:
-            point.allowance.begin(len(order) - i)
+            point.allowance.begin(max(1, sum(not q.light for q in order[i:])))
             try:
                 with failures.noted(f"measuring {quantity.name!r}"):
                     measured = _measured(quantity, point)
@@ -74,7 +75,7 @@ def _of_hessian(quantity: Quantity) -> bool:
 
 
 def _check(quantity: Quantity, measured: Measured) -> None:
-    undocumented = set(measured.numbers) - {key for key, _ in quantity.documentation}
+    undocumented = {key for key in measured.numbers if not quantity.documents(key)}
     if undocumented:
         # Where the loss is not finite it would be missing from the NaN numbers, too.
         raise WrongQuantityError(
@@ -90,8 +91,10 @@ def _measured(quantity: Quantity, point: Point) -> Measured:
         return Measured(quantity.unknown())
     if Need.JACOBIAN in needs and point.jacobian is None:
         return Measured({})
-    if needs & OF_THE_HESSIAN and not point.symmetric:
-        return Measured(quantity.unknown())
-    if needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None:
-        return Measured(quantity.unknown())
-    return quantity.compute(point)
+    lacking = (
+        (Need.EVALUATION in needs and point.evaluate is None)
+        or (Need.STEP in needs and point.displacement is None)
+        or (needs & OF_THE_HESSIAN and not point.symmetric)
+        or (needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None)
+    )
+    return Measured(quantity.unknown()) if lacking else quantity.compute(point)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from torch_newton import KernelSpectrum, LinearOperator, Step, kernel_spectrum
 from torch_newton.autodiff.verification import Asymmetry
+from torch_newton.graph.residuals import Residuals, read_residuals
 from torch_newton.kernels.rows import TooManyPassesError
 
 from .allowance import Allowance, OutOfTimeError
 from .bounded import spectrum_within
+from .displacement import Displacement
 from .jacobian import Rows, in_scaled_variables
 from .kernel_products import KernelProducts
 from .kernels_within import kernel_of_products, seconds_to_read
@@ -64,6 +66,9 @@ class Point:
         scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
         gram: the smaller Gram matrix of the weighted Jacobian, where a step has formed it.
         step: the last step of `RegNewton`, where that is the optimizer.
+        evaluate: returns L at the parameters plus a vector of P entries; None where that cannot be.
+        displacement: the last step of the optimizer; None before it, and where nobody asked.
+        optimizers: those that train `params`.
     """
 
     loss: Tensor
@@ -79,6 +84,19 @@ class Point:
     scaling: Tensor | None = None
     gram: Tensor | None = None
     step: Step | None = None
+    evaluate: Callable[[Tensor], float] | None = None
+    displacement: Displacement | None = None
+    optimizers: Sequence[torch.optim.Optimizer] = ()
+
+    @cached_property
+    def gradient_product(self) -> Tensor:
+        """H g, P entries."""
+        return self.H @ self.gradient
+
+    @cached_property
+    def residuals(self) -> Residuals:
+        """The terms of the loss, as far as its graph shows them."""
+        return read_residuals(self.loss)
 
     @cached_property
     def _second(self) -> tuple[LinearOperator, float]:

@@ -15,6 +15,7 @@ from torch_newton.autodiff.finite_difference import gradient_alone
 from .allowance import Allowance
 from .batch import copy_of, probe_batches, training_loss
 from .config import Arguments
+from .displacement import Previous
 from .isolation import SEED, undisturbed
 from .jacobian import Rows, Warn, jacobian_given, jacobian_in
 from .kernel_products import KernelProducts, products_of_loss, products_of_outputs
@@ -34,10 +35,12 @@ class Probe:
     Attributes:
         scale: the curvature scale s at the first measurement, from which lambda follows for
             optimizers that have none; None until then.
+        previous: the parameters before the last step, where a quantity asks for it.
     """
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
         self.scale: float | None = None
+        self.previous = Previous()
         self._given = given
         self._warn = warn
         self._batches: list[Any] | None = None
@@ -68,6 +71,14 @@ class Probe:
                 assert moved is not None  # on this batch it was not, with the same random numbers
                 return as_vector(gradient_alone(moved, params), params)
 
+        def evaluate(v: Tensor) -> float:
+            start = allowance.now()
+            with moved_by(params, v), undisturbed(trainer, module, SEED):
+                moved = self._loss(trainer, module)
+                value = math.nan if moved is None else float(moved.detach())
+            allowance.costs.put("evaluation", allowance.now() - start)
+            return value
+
         found = Derivatives(loss, params, gradient_at, allowance, self._warn)
         allowance.costs.put("gradient", allowance.now() - began)
         last = last_step(optimizers)
@@ -85,6 +96,9 @@ class Probe:
             allowance=allowance,
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
+            evaluate=evaluate,
+            displacement=self.previous.displacement(optimizers, params),
+            optimizers=optimizers,
         )
         return point
 

@@ -69,9 +69,9 @@ option("lr must be finite and >= 0", lr=[-1.0, -1e-9, nan, inf, -inf, torch.tens
 option("lr must be finite and >= 0", lr=[torch.tensor(nan), torch.tensor([inf])])
 option("lr must be a number", TypeError, lr=["1.0", None, [1.0], {}, True, (1.0,), 1j])
 option("Tensor lr must be 1-element", lr=[torch.ones(2), torch.ones(0), torch.tensor(1j)])
-option("is a learning rate for Adam", UserWarning, lr=[1e-3, 3e-4, 1e-5, torch.tensor(1e-3)])
+option("is a learning rate for", UserWarning, lr=[0.1, 0.01, 1e-3, 1e-5, torch.tensor(1e-3)])
 option("damping must be a finite number", damping=[-1.0, -1e-300, nan, inf, -inf, -1])
-option("unknown damping", damping=["newton", "", "Auto", "lm"])
+option("unknown damping", damping=["newton", "", "Auto", "lm", "-1", "nan", "1e-3x"])
 option(
     "damping must be a name, a number", TypeError, damping=[None, True, [1.0], {}, (1,), b"auto"]
 )
@@ -555,7 +555,7 @@ def test_a_hundred_kinds_of_bad_input_are_tried() -> None:
 def test_good_input_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for lr in (1.0, 0, 1, 0.1, torch.tensor(0.5)):
+        for lr in (1.0, 0, 1, 0.3, torch.tensor(0.5)):
             x = p()
             optimizer = RegNewton([x], lr=lr)
             for _ in range(3):
@@ -567,6 +567,43 @@ def test_good_input_gives_no_warning() -> None:
         for _ in range(3):
             optimizer.zero_grad()
             optimizer.step(lambda: backward(functional.mse_loss(model(data), data[:, :1])))
+
+
+@pytest.mark.parametrize("lr", [0.1, 0.01])
+def test_a_short_step_is_no_mistake_under_a_fixed_damping(lr: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RegNewton([p()], lr=lr, damping=0.1)
+
+
+def test_damping_from_a_command_line_is_a_number() -> None:
+    x, y = p(), p()
+    for given, damping in ((x, "1e-2"), (y, 1e-2)):
+        RegNewton([given], damping=damping).step(lambda x=given: backward((x - 3).pow(4).sum()))
+    assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(("name", "says"), [("damping", "give it to RegNewton"), ("betas", "no")])
+def test_an_option_written_into_a_group_later_is_refused(name: str, says: str) -> None:
+    x = p()
+    optimizer = RegNewton([x])
+    optimizer.param_groups[0][name] = 0.1
+    before = x.detach().clone()
+    with pytest.raises(ValueError, match=says):
+        optimizer.step(lambda: backward((x - 3).square().sum()))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_the_state_of_another_optimizer_is_refused(steps: int) -> None:
+    x = p()
+    adam = torch.optim.Adam([x])
+    for _ in range(steps):
+        adam.step(lambda: backward((x - 3).square().sum()))
+    optimizer = RegNewton([x])
+    with pytest.raises(ValueError, match=r"RegNewton has no .*betas"):
+        optimizer.load_state_dict(adam.state_dict())
+    assert optimizer.param_groups[0].keys() == {"params", "lr"}
 
 
 def test_the_stochastic_warning_comes_once() -> None:

@@ -44,7 +44,7 @@ class Surrogate:
         """F at the starting point plus `direction`, given L there."""
         if self.weight != 1:
             return self.start + self.weight * (value - self.start)
-        return value if self.tilt is None else value + float(self.tilt @ direction)
+        return value if self.tilt is None else value + float(self.tilt.to(direction) @ direction)
 
     def curvature(self, A: LinearOperator) -> LinearOperator:
         """The curvature of F, given that of L."""

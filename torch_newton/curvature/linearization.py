@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..autodiff.finite_difference import finite, finite_difference_hessian
 from ..autodiff.products import (
+    Derivatives,
     check_twice_differentiable,
     differentiable_gradient,
     hessian_from_gradient,
@@ -24,8 +25,10 @@ from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AnyPreconditioner, AtDamping
-from ..preconditioners.function_space import FunctionSpace, function_space, within_budget
-from ..preconditioners.sampled_rows import SampledSpace, sampled_space
+from ..preconditioners.function_space import FunctionSpace, within_budget
+from ..preconditioners.held_rows import holdable
+from ..preconditioners.linearized_loss import linearize as linearized_loss
+from ..preconditioners.sampled_rows import SampledSpace
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,8 @@ class Linearization:
         params = self.evaluator.params
         if not self.twice:
             return finite_difference_hessian(self.evaluator.gradient_at, params)
-        derivatives: Sequence[Tensor | None] = self.start.derivatives
-        if not any(found is not None and found.requires_grad for found in derivatives):
+        derivatives: Derivatives = self.start.derivatives
+        if not any(found is not None for found in derivatives):
             derivatives = differentiable_gradient(self.start.graph, params)
             check_twice_differentiable(nodes_of(self.start.graph), derivatives)
         return hessian_from_gradient(derivatives, params)
@@ -134,6 +137,7 @@ def linearize(
     terms: bool,
     twice: bool,
     checked: bool,
+    max_memory: int | None = None,
 ) -> Linearization:
     """Read the graph of the loss as far as a step needs it.
 
@@ -144,18 +148,23 @@ def linearize(
         terms: whether the terms of the loss are wanted in any case.
         twice: whether the graph can be differentiated twice.
         checked: whether a product that is not finite should be an error.
+        max_memory: bytes of the matrices that a solve may form; None for `cost.MAX_MEMORY`.
     """
     params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
     by_rows = preconditioner == "auto"
     residuals, space, sampled = None, None, None
-    missed: list[str] = []
+    found, missed = None, list[str]()
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
-    if by_rows and residuals is not None:
-        if within_budget(residuals, params):
-            space = function_space(residuals, params, start.own_gradient, missed)
-        else:
-            sampled = sampled_space(residuals, params, start.own_gradient, missed=missed)
+    if by_rows and residuals is not None and holdable(residuals.of_outputs, params):
+        found = linearized_loss(residuals, params, start.own_gradient, missed)
+        if found is not None and within_budget(found.jacobian, max_memory):
+            space = FunctionSpace.of(found)
+        elif found is not None:
+            sampled = SampledSpace.of(found)
+    joined = ranks.joined(space, params[0])
+    if ranks.active and joined is None and found is not None and sampled is None:
+        sampled = SampledSpace.of(found)  # of the rows of each rank, which are too many together
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
     if sampled is not None:
         at_damping = sampled.at
@@ -175,7 +184,7 @@ def linearize(
         start=start,
         evaluator=evaluator,
         residuals=residuals,
-        space=start.surrogate.space(ranks.joined(space, params[0])),
+        space=start.surrogate.space(joined),
         at_damping=at_damping,
         sampled=sampled,
         recognised=recognised,

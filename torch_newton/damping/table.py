@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 from .base import AnyRule, DampingRule, checked
 from .fixed import Fixed
@@ -22,6 +23,8 @@ def damping_rule(damping: str | float | AnyRule) -> AnyRule:
     """
     if isinstance(damping, str):
         if damping not in RULES:
+            with suppress(ValueError):  # a number from a command line or a configuration file
+                return damping_rule(float(damping))
             names = ", ".join(repr(name) for name in RULES)
             raise ValueError(f"unknown damping {damping!r}: use {names}, a number or a callable")
         return RULES[damping]()

@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge, Node
 from torch.nn.functional import unfold
 
 from ..autodiff.nodes import saved
-from .use import MAX_ENTRIES, Reader, Rows, Use
+from .use import MAX_ENTRIES, Pairs, Reader, Rows, Use
 from .views import View
 
 
@@ -26,6 +26,16 @@ def _convolution(node: Node, argument: int, view: View) -> Use | None:
     plain = not saved(node, "transposed") and x.ndim in (3, 4)
     rows = _by_patches(node, x, shape) if plain else _by_image(node, x, shape)
     return Use(view.param, GradientEdge(node, 0), rows, None)
+
+
+def _convolution_in_pairs(node: Node, argument: int, view: View) -> Use | None:
+    """One- and two-dimensional convolutions of any size, by patches, one product for each."""
+    x, shape = saved(node, "input"), view.shape
+    if argument != 1 or view.transposed or shape is None or x is None or x.ndim not in (3, 4):
+        return _convolution(node, argument, view)
+    pairs = _patches(node, x, shape)
+    rows, left = _by_patches(node, x, shape), not saved(node, "transposed")
+    return Use(view.param, GradientEdge(node, 0), rows, None, left, pairs=pairs)
 
 
 def _by_patches(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:
@@ -46,6 +56,36 @@ def _by_patches(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:
         return (outputs @ by_group.mT).reshape(n, -1)
 
     return rows
+
+
+def _patches(node: Node, x: Tensor, shape: tuple[int, ...]) -> Pairs:
+    """For each place of each image its patch, and what the other side has there.
+
+    A transposed convolution has the patches in the cotangent. Groups are matrices of their own.
+    """
+    groups, names = int(saved(node, "groups")), ("dilation", "padding", "stride")
+    options = [tuple(shape[2:]), *(tuple(saved(node, name)) for name in names)]
+    if x.ndim == 3:  # one dimension as two, of which the first has length 1
+        options = [(n, *rest) for n, rest in zip((1, 1, 0, 1), options, strict=True)]
+    kernel, dilation, padding, stride = options
+
+    def by_group(columns: Tensor) -> Tensor:
+        """N x (G a) x positions -> G x (N positions) x a."""
+        n, _, positions = columns.shape
+        split = columns.reshape(n, groups, -1, positions)
+        return split.permute(1, 0, 3, 2).reshape(groups, n * positions, -1)
+
+    def vectors(cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        inside, outside = x, cotangent
+        if saved(node, "transposed"):
+            inside, outside = outside, inside
+        if inside.ndim == 3:
+            inside = inside[:, :, None]
+        patches = unfold(inside, kernel, dilation, padding, stride)
+        return by_group(outside.flatten(2)), by_group(patches)
+
+    size = math.prod(shape) // shape[0]
+    return Pairs((groups, shape[0] // groups, size), vectors)
 
 
 def _by_image(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:
@@ -70,3 +110,6 @@ def _by_image(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:
 
 CONVOLUTIONS: dict[str, Reader] = {"ConvolutionBackward0": _convolution}
 """Operations that use each weight at many places of one sample."""
+
+CONVOLUTIONS_IN_PAIRS: dict[str, Reader] = {"ConvolutionBackward0": _convolution_in_pairs}
+"""The same for those who want the vectors of each place rather than sums over a sample."""

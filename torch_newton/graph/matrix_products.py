@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from ..autodiff.nodes import saved
 from .broadcasts import broadcast
-from .use import MAX_ENTRIES, Reader, Use, matrix
+from .use import MAX_ENTRIES, Pairs, Reader, Use, matrix
 from .views import View
 
 
@@ -57,7 +57,11 @@ def _several(node: Node, argument: int, view: View, other: Tensor) -> Use | None
             formed = torch.einsum("jnk,jln->njlk", X, cotangent)
         return formed.flatten(1)
 
-    return Use(view.param, GradientEdge(node, 0), rows, None)
+    def vectors(cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        return (X, cotangent) if argument == 1 else (cotangent.mT, X)
+
+    pairs = Pairs((shape[0], shape[1], shape[2]), vectors)
+    return Use(view.param, GradientEdge(node, 0), rows, None, argument != 1, pairs=pairs)
 
 
 def _bilinear(node: Node, argument: int, view: View) -> Use | None:

@@ -7,7 +7,7 @@ derivative in the parameter. One function and one line of a table add an operati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +51,7 @@ def find_uses(
     roots: Sequence[Node],
     params: Sequence[Tensor],
     inner: Sequence[tuple[Place, torch.Size]] | None = None,
+    readers: Mapping[str, Reader] | None = None,
 ) -> Uses:
     """Every place behind `roots` where a parameter enters.
 
@@ -58,7 +59,9 @@ def find_uses(
         roots: the nodes at which the walk begins.
         params: the parameters.
         inner: what is to be found in their place: see `Views`.
+        readers: of operations, by their names; `READERS` where none are given.
     """
+    readers = READERS if readers is None else readers
     views = Views(params, inner)
     uses: list[Use] = []
     copied: dict[GradientEdge, Use] = {}
@@ -75,7 +78,7 @@ def find_uses(
                 continue
             view = views.at((parent, number))
             if view is not None:
-                use, copy = _read(node, argument, view), _copied(parent, views)
+                use, copy = _read(readers, node, argument, view), _copied(parent, views)
                 if use is not None:
                     uses.append(use)
                 elif copy is not None:
@@ -89,9 +92,9 @@ def find_uses(
     return Uses([use for use in uses if use.param not in obstacles], obstacles)
 
 
-def _read(node: Node, argument: int, view: View) -> Use | None:
+def _read(readers: Mapping[str, Reader], node: Node, argument: int, view: View) -> Use | None:
     """The use of a parameter as one argument of an operation; None where no reader knows it."""
-    reader = READERS.get(node.name())
+    reader = readers.get(node.name())
     use = None if reader is None or view.shape is None else reader(node, argument, view)
     return use if use is None or view.scale == 1 else replace(use, scale=view.scale)
 

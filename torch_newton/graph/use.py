@@ -18,6 +18,19 @@ precision, as many as `preconditioners.function_space` allows a whole Jacobian."
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """A use as sums of outer products, in each of a parameter's G matrices of a x b.
+
+    Attributes:
+        shape: (G, a, b).
+        of: makes G x n x a and G x n x b of the cotangent, whose products add up to the derivative.
+    """
+
+    shape: tuple[int, int, int]
+    of: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
 class Use:
     """One place where a parameter enters.
 
@@ -32,6 +45,7 @@ class Use:
         index: n numbers, for a table of which each row of the cotangent is the derivative in the
             row of that number; None for anything else.
         number: rows of that table.
+        pairs: for a use of which `rows` makes sums of outer products, the vectors of these.
     """
 
     param: int
@@ -42,6 +56,7 @@ class Use:
     scale: float = 1.0
     index: Tensor | None = None
     number: int = 0
+    pairs: Pairs | None = None
 
 
 Reader = Callable[[Node, int, View], Use | None]

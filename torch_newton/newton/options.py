@@ -9,7 +9,7 @@ what is wrong                                       what it says
 ``lr`` negative or not finite                       lr must be finite and >= 0
 ``lr`` no number                                    lr must be a number
 ``lr`` a tensor of several elements                 Tensor lr must be 1-element
-``lr`` of an Adam configuration (a warning)         is a learning rate for Adam
+``lr`` of another optimizer (a warning)             is a learning rate for
 ``damping`` negative or not finite                  damping must be a finite number
 ``damping`` an unknown name                         unknown damping
 ``damping`` of another type                         damping must be a name, a number
@@ -111,6 +111,7 @@ class Options:
     hvp: str = "auto"
     correction: bool = True
     maximize: bool = False
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
@@ -128,7 +129,7 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         preconditioner(self.preconditioner)
-        for name in ("cg_max_iter", "width"):
+        for name in ("cg_max_iter", "width", "max_memory"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (whole and value >= 1):

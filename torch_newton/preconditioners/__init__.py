@@ -1,7 +1,8 @@
 """Damped inverses of curvature matrices, exact and approximate.
 
 `function_space` is the inverse of the whole Gauss-Newton matrix plus lambda I, `sampled_space` that
-of a sample of its rows, `Nystrom` that of its leading eigenvectors; `Scaling` changes the identity
+of a sample of its rows, `Nystrom` that of its leading eigenvectors, and
+`Kronecker` that of a block for each layer; `Scaling` changes the identity
 into a diagonal D; `base` says what a preconditioner of one's own has to do. (The function
 `function_space` is not among the room's names, which would hide the module of that name.)
 """
@@ -9,6 +10,7 @@ into a diagonal D; `base` says what a preconditioner of one's own has to do. (Th
 from .base import AnyPreconditioner, AtDamping, Preconditioner
 from .damped_inverse import DampedInverse
 from .function_space import FunctionSpace, within_budget
+from .kronecker import Kronecker, KroneckerFactored
 from .least_squares import least_squares_step
 from .nystrom import Nystrom
 from .sampled_rows import SampledRows, SampledSpace, sampled_space
@@ -21,6 +23,8 @@ __all__ = [
     "AtDamping",
     "DampedInverse",
     "FunctionSpace",
+    "Kronecker",
+    "KroneckerFactored",
     "Nystrom",
     "Preconditioner",
     "SampledRows",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .base import AnyPreconditioner
+from .kronecker import Kronecker
 from .nystrom import Nystrom
 from .sampled_rows import SampledRows
 
 PRECONDITIONERS: dict[str, Callable[[], AnyPreconditioner]] = {
+    "kronecker": Kronecker,
     "nystrom": Nystrom,
     "sampled_rows": SampledRows,
 }

@@ -1,0 +1,170 @@
+r"""The derivative of a random combination of all outputs, as the outer products it is a sum of.
+
+A backward pass from z with slopes s leaves at each use of a weight a cotangent, which with the
+operand says :math:`J^T s = \sum_i l_i r_i^T`: a product for each sample, and for each position of
+a sequence or place of an image. The second moments of l and of r are the two Kronecker factors of
+the Gauss-Newton matrix (Martens and Grosse 2015; for weights that are shared within a sample the
+variant "expand" of Eschenhagen et al. 2023, *Kronecker-factored approximate curvature for modern
+neural network architectures*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from .blocks import LEFT, Block, find_blocks
+from .convolutions import CONVOLUTIONS_IN_PAIRS
+from .random_root import OutputRoot, random_slopes
+from .readers import READERS, Uses, find_uses
+from .terms import Term
+from .use import Use
+
+MAX_ROWS = 4096
+"""Products of one use that are kept; of more a random sample stands for all. A convolution of 128
+images has 100,000, and their second moments would take ten times as long as its gradient. Those of
+a sample err by the root of its size, 2 %, where a mini-batch errs by far more."""
+
+
+@dataclass(frozen=True)
+class Products:
+    r"""One use of a block: n products in each of its G matrices, a x b.
+
+    Attributes:
+        left: :math:`l_i`, G x n x a; None for unit vectors.
+        right: :math:`r_i`, G x n x b.
+        index: of unit vectors which one, n numbers below a.
+        cotangent_is_left: whether the cotangent is l, and the operand r.
+        weight: how many products each of these stands for.
+    """
+
+    left: Tensor | None
+    right: Tensor
+    index: Tensor | None
+    cotangent_is_left: bool
+    weight: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One random combination of all outputs.
+
+    Attributes:
+        blocks: the blocks of the parameters.
+        cotangents: what it leaves at the outputs of their uses.
+        gradients: its derivative in the parameters that have no factors, by their numbers.
+        uses: of each parameter.
+        seed: of the choice of products where there are too many.
+    """
+
+    blocks: list[Block]
+    cotangents: dict[GradientEdge, Tensor | None]
+    gradients: dict[int, Tensor]
+    uses: dict[int, list[Use]]
+    seed: int
+
+    def of(self, block: Block) -> Iterator[Products]:
+        """The products of each use of a block that the outputs depend on."""
+        biases = {} if block.bias is None else {use.output: use for use in self.uses[block.bias]}
+        generator = torch.Generator().manual_seed(self.seed)
+        for use in self.uses[block.weight]:
+            cotangent = self.cotangents[use.output]
+            if cotangent is None:
+                continue
+            found = _sampled(_products(use, cotangent), generator)
+            if block.bias is not None:
+                bias = biases.get(use.output)
+                found = _continued(found, block.along, 0.0 if bias is None else bias.scale)
+            yield found
+
+
+def draw(
+    terms: Sequence[Term], roots: Sequence[OutputRoot], params: Sequence[Tensor], seed: int
+) -> Drawn:
+    """Draw a combination.
+
+    Args:
+        terms: of a loss, whose graph is intact.
+        roots: of their second derivatives.
+        params: the parameters.
+        seed: of the draw, which is the same for the same seed.
+    """
+    slopes = random_slopes(roots, terms, seed)
+    found = find_uses(
+        [term.z.node for term in terms], params, readers=READERS | CONVOLUTIONS_IN_PAIRS
+    )
+    return _passed(terms, slopes, found, params, seed)
+
+
+def _passed(
+    terms: Sequence[Term],
+    slopes: Sequence[Tensor],
+    found: Uses,
+    params: Sequence[Tensor],
+    seed: int,
+) -> Drawn:
+    """The backward pass."""
+    blocks = find_blocks(found, params)
+    uses: dict[int, list[Use]] = {i: [] for i in range(len(params))}
+    whole = [i for block in blocks if not block.factored for i in block.members]
+    for use in found.uses:
+        if use.param not in whole:
+            uses[use.param].append(use)
+    edges = list(dict.fromkeys(use.output for several in uses.values() for use in several))
+    targets: list[Any] = [*edges, *(params[i] for i in whole)]
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(
+        [term.z for term in terms], targets, list(slopes), retain_graph=True, allow_unused=True
+    )
+    cotangents = dict(zip(edges, gradients, strict=False))
+    others = {
+        i: gradient.detach()
+        for i, gradient in zip(whole, gradients[len(edges) :], strict=True)
+        if gradient is not None
+    }
+    return Drawn(blocks, cotangents, others, uses, seed)
+
+
+def _products(use: Use, cotangent: Tensor) -> Products:
+    """All of one use."""
+    if use.pairs is not None:
+        left, right = use.pairs.of(cotangent)
+        return Products(left, right * use.scale, None, use.cotangent_is_left, 1.0)
+    rows = use.rows(cotangent)[None]
+    if use.index is not None:
+        return Products(None, rows * use.scale, use.index, False, 1.0)
+    if use.operand is None:
+        return Products(rows, rows.new_full((1, rows.shape[1], 1), use.scale), None, True, 1.0)
+    operand = use.operand.to(rows.dtype)[None] * use.scale
+    left, right = (rows, operand) if use.cotangent_is_left else (operand, rows)
+    return Products(left, right, None, use.cotangent_is_left, 1.0)
+
+
+def _sampled(all_of_them: Products, generator: torch.Generator) -> Products:
+    """At most `MAX_ROWS` products, drawn with replacement."""
+    left, right, index = all_of_them.left, all_of_them.right, all_of_them.index
+    number = right.shape[1]
+    if number <= MAX_ROWS:
+        return all_of_them
+    chosen = torch.randint(number, (MAX_ROWS,), generator=generator).to(right.device)
+    return replace(
+        all_of_them,
+        left=None if left is None else left[:, chosen],
+        right=right[:, chosen],
+        index=None if index is None else index[chosen],
+        weight=number / MAX_ROWS,
+    )
+
+
+def _continued(products: Products, along: int, value: float) -> Products:
+    """With the entry that belongs to a bias: its scale, or zero where it is not used."""
+    left, right = products.left, products.right
+    if along == LEFT and left is not None:
+        left = torch.cat([left, left.new_full((*left.shape[:2], 1), value)], 2)
+    else:
+        right = torch.cat([right, right.new_full((*right.shape[:2], 1), value)], 2)
+    return replace(products, left=left, right=right)
