@@ -71,11 +71,8 @@ def together(*between: nn.Module, **options: Any) -> Training:
     return Training(module, DataLoader(data, 4), options=options, callbacks=[State()])
 
 
-TIMED = (
-    "each process compares what a product took there with the time left of the first: one gives up "
-    "a quantity that the other measures, and they wait for each other"
-)
-"""Of bounded effort; the decision has to be the first process's, and not only its clock."""
+TIMED = "under bounded effort one process waits for another that has gone on, and both for ever"
+"""Seen where each process had a clock or costs of its own to decide by."""
 
 SETUPS = [
     Setup("two processes", lambda: together(nn.Tanh()), untimed=TIMED),
