@@ -92,11 +92,11 @@ class Iteration:
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
-        observe(_observation(at, model, scaling, step))
+        observe(_observation(at, model, step))
         self.evaluator.finish(direction, begin.grads)
         backward_calls.leave(self.evaluator.params)
-        if scaling is not None:
-            scaling.keep(self.state)
+        if model.scaling is not None:
+            model.scaling.keep(self.state)
         memory = self._record(step, known, at, systems, verified)
         return Outcome(self._returned(begin), step, memory, model.underdetermined)
 
@@ -253,9 +253,8 @@ class Iteration:
         return self.evaluator.signed(begin.graph.detach())
 
 
-def _observation(
-    at: Linearization, model: QuadraticModel, scaling: Scaling | None, step: Step
-) -> Observation:
+def _observation(at: Linearization, model: QuadraticModel, step: Step) -> Observation:
+    scaling = model.scaling
     return Observation(
         at.start.graph,
         at.evaluator.params,

@@ -22,6 +22,10 @@ from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.scaling import Scaling
 from ..step import Path
 
+LIFTS = 6
+"""Times that D is enlarged for one lambda: the excess of a step squared each time, so that 1e6 is
+gone after two or three."""
+
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
 
@@ -67,7 +71,8 @@ class QuadraticModel:
         at_damping: a preconditioner for each lambda, where the user gave one.
         space: the function space of the loss, where it could be read.
         exact_inverse: whether the damped inverse in `space` is that of A itself.
-        scaling: D; the identity where there is none. It takes a `space`.
+        scaling: D; the identity where there is none. It takes a `space`. Steps under an adaptive
+            damping may enlarge it, and `scaling` is the present one.
         path: how the system is solved, where that does not follow from the above.
     """
 
@@ -107,12 +112,17 @@ class QuadraticModel:
             device=curvature.device,
             matmat=None if curvature.matmat is None else counted_columns,
         )
-        # The system is solved in these variables, where the damping is a multiple of I.
+        self._unscaled = space
+        self._rescale(scaling)
+
+    def _rescale(self, scaling: Scaling | None) -> None:
+        """Solve in the variables of a scaling, where the damping is a multiple of I."""
+        self.scaling, space = scaling, self._unscaled
         self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
             self._variables = ChangeOfVariables(scaling.vector)
             self._space = space.scaled(scaling)
-        self._g = self._variables.gradient(gradient)
+        self._g = self._variables.gradient(self.gradient)
         self._A = self._variables.curvature(self.curvature)
 
     @classmethod
@@ -183,6 +193,21 @@ class QuadraticModel:
 
     def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
         """A step that reduces the model, by conjugate gradients up to negative curvature.
+
+        With a scaling no tensor moves much farther than its size: D is enlarged for those that
+        would, and stays so.
+        """
+        proposal = self._truncated(damping, tol, max_iter)
+        for _ in range(LIFTS):
+            longer = None if self.scaling is None else self.scaling.limited(proposal.directions)
+            if longer is None:
+                break
+            self._rescale(longer)
+            proposal = self._truncated(damping, tol, max_iter)
+        return proposal
+
+    def _truncated(self, damping: float, tol: float, max_iter: int) -> Proposal:
+        """The step with D as it is.
 
         In function space they start at the Gauss-Newton step d, and solve for what it leaves:
         (A + lambda I) c = -g - (A + lambda I) d.
