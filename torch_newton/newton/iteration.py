@@ -20,7 +20,7 @@ from ..autodiff.products import (
 from ..autodiff.verification import Verdict, WrongHessianError
 from ..closure.accumulation import BackwardCalls
 from ..closure.evaluator import Evaluator
-from ..closure.start import Start, start
+from ..closure.start import Start, refuse_counting, start
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization, linearize
 from ..damping import DampingContext, width
@@ -109,6 +109,7 @@ class Iteration:
         if doubly and not any(s.exact and s.name in known for s in self.options.systems):
             check_twice_differentiable(nodes_of(begin.graph), begin.derivatives)
         if self.memory.steps == 0:
+            refuse_counting(begin.graph)
             self.evaluator.check_repeatable(begin.loss)
         begin.check_finite()
         return begin
