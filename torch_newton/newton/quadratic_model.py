@@ -27,6 +27,10 @@ from .counting import Counter, counted
 from .precision import gradient_in
 from .proposal import Proposal, curvature_of
 
+LIFTS = 6
+"""Times that D is enlarged for one lambda: the excess of a step squared each time, so that 1e6 is
+gone after two or three."""
+
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
 
@@ -44,7 +48,8 @@ class QuadraticModel:
         at_damping: a preconditioner for each lambda, where the user gave one.
         space: the function space of the loss, where it could be read.
         exact_inverse: whether the damped inverse in `space` is that of A itself.
-        scaling: D; the identity where there is none. It takes a `space`.
+        scaling: D; the identity where there is none. It takes a `space`. Steps under an adaptive
+            damping may enlarge it, and `scaling` is the present one.
         path: how the system is solved, where that does not follow from the above.
         rounding: the unit of rounding in g, where that is not the one of its dtype.
         low_rank: the rows whose J^T J is A, where there are too many for a `space`.
@@ -83,7 +88,12 @@ class QuadraticModel:
             self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
 
         self.curvature = counted(curvature, self._counter)
-        # The system is solved in these variables, where the damping is a multiple of I.
+        self._unscaled = gradient, space
+        self._rescale(scaling)
+
+    def _rescale(self, scaling: Scaling | None) -> None:
+        """Solve in the variables of a scaling, where the damping is a multiple of I."""
+        self.scaling, (gradient, space) = scaling, self._unscaled
         self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
             self._variables = ChangeOfVariables(scaling.vector)
@@ -178,6 +188,21 @@ class QuadraticModel:
 
     def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
         """A step that reduces the model, by conjugate gradients up to negative curvature.
+
+        With a scaling no tensor moves much farther than its size: D is enlarged for those that
+        would, and stays so.
+        """
+        proposal = self._truncated(damping, tol, max_iter)
+        for _ in range(LIFTS):
+            longer = None if self.scaling is None else self.scaling.limited(proposal.directions)
+            if longer is None:
+                break
+            self._rescale(longer)
+            proposal = self._truncated(damping, tol, max_iter)
+        return proposal
+
+    def _truncated(self, damping: float, tol: float, max_iter: int) -> Proposal:
+        """The step with D as it is.
 
         In function space they start at the Gauss-Newton step d, and solve for what it leaves:
         (A + lambda I) c = -g - (A + lambda I) d.
