@@ -31,9 +31,6 @@ LIFTS = 6
 """Times that D is enlarged for one lambda: the excess of a step squared each time, so that 1e6 is
 gone after two or three."""
 
-LONGEST_CORRECTION = 0.75
-"""Of a correction, in lengths of the step."""
-
 
 class QuadraticModel:
     r"""The model :math:`L(\theta + d) \approx L + g^T d + d^T A d / 2` and its minimisers.
@@ -167,10 +164,7 @@ class QuadraticModel:
 
         .. math:: d - (J^T J + \lambda I)^{-1} J^T e.
 
-        A correction longer than :math:`\tfrac34 |d|` is none: there the series does not
-        converge (Transtrum and Sethna 2012, *Improvements to the Levenberg-Marquardt algorithm
-        for nonlinear least-squares minimization*, whose geodesic acceleration takes the second
-        derivative at the starting point).
+        A correction longer than :math:`\tfrac34 |d|` is none.
 
         Args:
             proposal: what proposed d.
@@ -184,10 +178,8 @@ class QuadraticModel:
         if target is None:
             return None
         d = self._variables.from_theta(direction).to(rows.dtype)
-        image = rows.jacobian.matvec(d)
-        correction = second_order_correction(proposal.inverse, target - rows.target - image, image)
-        norm = torch.linalg.vector_norm
-        if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
+        correction = second_order_correction(proposal.inverse, d, target)
+        if correction is None:
             return None
         return direction + self._variables.to_theta(correction).to(direction.dtype)
 
