@@ -238,6 +238,27 @@ def batch_norm(rank: int) -> list[Tensor]:
     return [flat(inner), inner[1].num_batches_tracked.clone()]
 
 
+def kronecker(rank: int) -> list[Tensor]:
+    """Factors are averaged over the ranks; the parameters at each step, and the loss at the end."""
+    inner = network(3)
+    model = DistributedDataParallel(inner)
+    optimizer = RegNewton(model.parameters(), curvature="kronecker")
+    path = []
+    for _ in range(3 * STEPS):
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = loss_of("uneven", model, rank)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        path.append(flat(inner))
+    step = optimizer.last_step
+    assert step is not None
+    return [*path, torch.tensor([step.loss])]
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -252,6 +273,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         results[case] = error_of(case, rank)
         dist.barrier()
     results["batch_norm"] = batch_norm(rank)
+    results["kronecker"] = kronecker(rank)
     results["undefined"] = undefined(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
