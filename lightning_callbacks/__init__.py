@@ -1,10 +1,12 @@
 """Lightning callbacks and metrics that show the curvature of a loss while any optimizer trains.
 
-Public are the names below and the modules `lightning_callbacks.figures`, whose functions draw
-spectra and need Matplotlib, `lightning_callbacks.metrics` and `lightning_callbacks.quantities`,
-which has what a logged quantity of your own is written with. All other modules may change.
+Public are the names below and the modules `lightning_callbacks.figures` and
+`lightning_callbacks.overview`, whose functions draw spectra and histories and need Matplotlib,
+`lightning_callbacks.metrics` and `lightning_callbacks.quantities`, which has what a logged quantity
+of your own is written with. All other modules may change.
 """
 
+from .history import History
 from .metrics import Definiteness, HessianSpectrum, TangentKernelSpectrum
 from .monitor import CurvatureMonitor
 from .quantities import QUANTITIES, Measured, Need, Quantity
@@ -14,6 +16,7 @@ __all__ = [
     "CurvatureMonitor",
     "Definiteness",
     "HessianSpectrum",
+    "History",
     "Measured",
     "Need",
     "Quantity",

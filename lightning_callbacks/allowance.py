@@ -1,32 +1,26 @@
-"""The time that one measurement may take, handed out to what is computed in it."""
+"""The time that one measurement may take, in the pause of now and in all."""
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections import deque
 from collections.abc import Callable
 
 import torch
 
 from torch_newton import LinearOperator
 
-RESERVE = 0.75
-"""The share of the time allowed that is planned with. The rest is for restoring the module and
-logging, and for products that take longer than those timed: on a shared machine with two busy
-cores, times of the same product differed by up to a third."""
+from .costs import Costs
 
-KEPT = 5
-"""Times of a thing of which the median is its estimate: a shared machine is now and then several
-times slower for a moment, and a median of five is unmoved by two such moments."""
-
-BENEFIT = 3.0
-"""How much smaller a guess becomes when it is all that stands in the way: about what guesses were
-too high by in the networks of examples/benchmarks/monitor_overhead.py."""
+SAFETY = 1.5
+"""How much longer than the longest of late a piece may take, and still end in its pause. On a
+shared machine with two busy cores, times of the same product differed by up to a third; the rest is
+for what is done between the pieces."""
 
 BLOCK = 16
 """Columns of a matrix of which the time is taken, to learn what many products cost together."""
+
+__all__ = ["BLOCK", "SAFETY", "Allowance", "Costs", "OutOfTimeError"]
 
 
 class OutOfTimeError(RuntimeError):
@@ -41,41 +35,24 @@ class OutOfTimeError(RuntimeError):
         self.needed = needed
 
 
-class Costs:
-    """Seconds that things took, by their names."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, deque[float]] = {}
-
-    def of(self, name: str) -> float | None:
-        """The median of the last `KEPT` times, None where there is none."""
-        known = self._known.get(name)
-        return statistics.median(known) if known else None
-
-    def last(self, name: str) -> float:
-        """The last time, 0 where there is none."""
-        known = self._known.get(name)
-        return known[-1] if known else 0.0
-
-    def put(self, name: str, seconds: float) -> None:
-        """A thing was done in so many seconds."""
-        self._known.setdefault(name, deque(maxlen=KEPT)).append(seconds)
-
-
 class Allowance:
-    """The seconds that a measurement may take.
+    """The seconds that a measurement may take, and how much of them in the present pause.
+
+    A measurement is spread over one pause of the training or several. What may be left for a
+    later pause asks `plans`, what must be done in this one asks `affords` or `require`.
 
     Args:
-        seconds: from now on; None for no limit, where everything is computed in full.
+        seconds: that it may take in all; None for no limit, where everything is computed in full.
         costs: what things took at earlier measurements.
         device: that is waited for before the clock is read.
         agree: several processes must take as many products each, since a layer may communicate in
             its backward pass: this replaces each process's number by that of the first.
-        longest: whether this is as much time as will ever be allowed.
 
     Attributes:
         reduced: whether something was computed with less than full effort, or not at all.
         lacking: the seconds that each quantity needs at least for which there was no time.
+        step: seconds of a training step, 0 where that is not known.
+        tick: told how many products were taken, where nothing limits them.
     """
 
     def __init__(
@@ -84,22 +61,36 @@ class Allowance:
         costs: Costs | None = None,
         device: torch.device | None = None,
         agree: Callable[[float], float] | None = None,
-        *,
-        longest: bool = False,
     ) -> None:
         self.costs = Costs() if costs is None else costs
         self.reduced = False
         self.lacking: dict[str, float] = {}
+        self.step = 0.0
+        self.tick: Callable[[int], object] = lambda count: None
+        self._seconds = seconds
+        self._share = seconds
         self._device = device
         self._agree = agree
-        self._longest = longest
-        self._end = None if seconds is None else self.now() + RESERVE * seconds
-        self._until = self._end
+        self._spent = 0.0
+        self._began: float | None = None
+        self._pause = seconds
+        if seconds is not None:
+            self.resume(seconds)
 
     @property
     def unlimited(self) -> bool:
         """Whether everything is computed in full."""
-        return self._end is None
+        return self._seconds is None
+
+    @property
+    def spent(self) -> float:
+        """Seconds taken so far."""
+        return self._spent + self.in_pause
+
+    @property
+    def in_pause(self) -> float:
+        """Seconds since the present pause began, 0 where there is none."""
+        return 0.0 if self._began is None else self.now() - self._began
 
     def now(self) -> float:
         """The clock, after the device has done what it was given."""
@@ -107,53 +98,67 @@ class Allowance:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
+    def resume(self, seconds: float | None, began: float | None = None) -> None:
+        """A pause begins, and is so long.
+
+        Args:
+            seconds: from the beginning on.
+            began: when that was; now, where None.
+        """
+        self._began = self.now() if began is None else began
+        self._pause = seconds
+
+    def suspend(self) -> None:
+        """The pause ends."""
+        self._spent, self._began = self.spent, None
+
     def begin(self, left: int) -> None:
         """What follows may take an equal share of the rest, with `left` things to do in all."""
-        if self._end is not None:
-            now = self.now()
-            self._until = now + max(0.0, self._end - now) / left
+        if self._seconds is not None:
+            spent = self.spent
+            self._share = spent + max(0.0, self._seconds - spent) / left
+
+    def rest(self) -> float:
+        """Seconds left of all shares, in this pause and others."""
+        return math.inf if self._seconds is None else max(0.0, self._seconds - self.spent)
+
+    def planned(self) -> float:
+        """Seconds left of this share, in this pause and others."""
+        return math.inf if self._share is None else max(0.0, self._share - self.spent)
 
     def left(self) -> float:
-        """Seconds left of this share."""
-        if self._until is None:
-            return math.inf
-        seconds = max(0.0, self._until - self.now())
-        return seconds if self._agree is None else self._agree(seconds)
+        """Seconds left of this share in this pause."""
+        return self.agreed(min(self.planned(), self._left_of_pause()))
+
+    def agreed(self, number: float) -> float:
+        """The number of the first of several processes."""
+        return number if self._agree is None else self._agree(number)
+
+    def plans(self, seconds: float) -> bool:
+        """Whether so many seconds are left of this share, in this pause and others."""
+        return self._agreed(seconds <= self.planned())
+
+    def fits(self, seconds: float) -> bool:
+        """Whether what is reckoned to take so long ends in this pause, even if it takes longer."""
+        return self._agreed(self._fits(seconds))
 
     def affords(self, seconds: float) -> bool:
-        """Whether so many seconds are left of this share."""
-        return seconds <= self.left()
+        """Whether so many seconds are left of this share, and fit in this pause."""
+        return self._agreed(seconds <= self.planned() and self._fits(seconds))
 
     def require(self, seconds: float) -> None:
-        """Raise where even the rest of all shares is shorter.
+        """Raise where the rest of this pause is shorter, whatever the share is.
 
         Raises:
             OutOfTimeError: it is.
         """
-        if self._end is None:
-            return
-        rest = self._end - self.now()
-        if seconds > (rest if self._agree is None else self._agree(rest)):
+        if not self.fits(seconds):
             self.reduced = True
             raise OutOfTimeError(seconds)
 
-    def more(self, cost: float) -> bool:
-        """Whether another product of this cost ends in time.
-
-        Several processes do not look at their clocks here: each takes as many as were agreed.
-        """
-        return self._agree is not None or self.affords(cost)
-
     def estimate(self, name: str, guess: float = 0.0) -> float:
-        """Seconds that a thing takes: as it took before, or a guess.
-
-        No more time will ever be allowed than the longest pause: then a guess that is too high
-        must not keep the thing from being tried.
-        """
-        known = self.costs.of(name)
-        if known is None:
-            return guess / BENEFIT if self._longest else guess
-        return known
+        """Seconds that a thing is reckoned to take: as it took before, or a guess."""
+        return self.costs.estimate(name, guess)
 
     def timed(self, A: LinearOperator, name: str) -> LinearOperator:
         """The same operator, which notes what a product with a vector takes."""
@@ -173,17 +178,13 @@ class Allowance:
             A.shape, product(A.matvec), product(A.rmatvec), A.dtype, A.device, A.matmat, A.rmatmat
         )
 
-    def seconds_to_form(self, A: LinearOperator, product: float) -> float:
-        """An estimate of what all columns of A take, from the first `BLOCK` of them.
+    def _left_of_pause(self) -> float:
+        if self._pause is None or self._began is None:
+            return math.inf
+        return max(0.0, self._began + self._pause - self.now())
 
-        Args:
-            A: n x n.
-            product: seconds that one product takes alone.
-        """
-        n = A.shape[1]
-        if n <= BLOCK or not self.affords(BLOCK * product):
-            return n * product
-        block = torch.eye(n, BLOCK, dtype=A.dtype, device=A.device)
-        start = self.now()
-        A @ block
-        return (self.now() - start) * n / BLOCK
+    def _fits(self, seconds: float) -> bool:
+        return SAFETY * seconds <= self._left_of_pause()
+
+    def _agreed(self, decision: bool) -> bool:
+        return bool(self.agreed(float(decision)))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from torch_newton import Eigenvalue, Extremes, KernelSpectrum, LinearOperator
 from torch_newton.linalg.density import density_of
-from torch_newton.linalg.eigenvalues import extremes_of
+from torch_newton.linalg.eigenvalues import BETWEEN_CHECKS, extremes_of
 from torch_newton.linalg.lanczos import Process
 
-from .allowance import Allowance
-from .spectrum import FAILURES, Spectrum, hessian_spectrum
+from .allowance import Allowance, OutOfTimeError
+from .forming import formed, small_enough
+from .spectrum import FAILURES, Spectrum, dense_spectrum
+from .work import Unit, Work, run
 
 LEAST = 2
 """Products for which a spectrum is worth its evaluation: one Lanczos step for each end of it."""
@@ -23,8 +25,35 @@ TOLERANCE = 1e-6
 """Of an extreme eigenvalue, relative to the largest, at which the process ends; that of
 `extreme_eigenvalues`."""
 
-DENSITY_PRODUCTS = 120
+PROBES, STEPS = 4, 30
+"""Random vectors, and products with each, of `negative_fraction` by default."""
+
+DENSITY_PRODUCTS = PROBES * STEPS
 """Those that `negative_fraction` takes by default."""
+
+BASIS_BYTES = 2**30
+"""Memory for the vectors of a Lanczos process, 1 GiB: chosen as what an ordinary GPU can spare
+beside a training. It holds 24 vectors of a network of 11 million in single precision."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How closely a matrix is looked at.
+
+    Attributes:
+        epsilon: unit of rounding of the arithmetic behind its products.
+        exact_up_to: the largest size at which it is formed.
+        products: Lanczos steps at most.
+        vectors: whether eigenvectors are wanted of a matrix that is formed.
+        asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
+            than rounding.
+    """
+
+    epsilon: float
+    exact_up_to: int
+    products: int
+    vectors: bool
+    asymmetry: float = 0.0
 
 
 def spectrum_within(
@@ -37,20 +66,21 @@ def spectrum_within(
     vectors: bool,
     asymmetry: float = 0.0,
 ) -> Spectrum | None:
+    """The spectrum of H in one pause: see `spectrum_work`, and `Look` for the arguments."""
+    look = Look(epsilon, exact_up_to, products, vectors, asymmetry)
+    return run(spectrum_work(H, look, allowance), allowance)
+
+
+def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[Spectrum | None]:
     """The spectrum of H as `hessian_spectrum` gives it where there is time, or with fewer products.
 
     With fewer, one Lanczos process from a Gaussian vector gives both the extremes and the share of
     negative eigenvalues. Its bounds hold after any number of steps, and are the wider the fewer.
 
     Args:
-        H: symmetric, P x P.
-        epsilon: unit of rounding of the arithmetic behind its products.
+        H: symmetric, P x P. Its products are timed as "product".
+        look: how closely.
         allowance: the time that there is.
-        exact_up_to: the largest P for which the matrix is formed.
-        products: Lanczos steps at most.
-        vectors: whether eigenvectors are wanted of a matrix that is formed.
-        asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
-            than rounding.
 
     Returns:
         The spectrum, or None where H is not finite.
@@ -58,29 +88,23 @@ def spectrum_within(
     Raises:
         OutOfTimeError: there is no time for `LEAST` products.
     """
-    product = allowance.estimate("product")
-    allowance.require(LEAST * product)
-    if H.shape[0] <= exact_up_to:
-        whole = allowance.seconds_to_form(H, product) + seconds_to_diagonalise(H.shape[0])
-    else:
-        whole = (products + DENSITY_PRODUCTS) * product
-    if allowance.affords(whole):
-        return hessian_spectrum(
-            H,
-            epsilon,
-            exact_up_to=exact_up_to,
-            products=products,
-            vectors=vectors,
-            asymmetry=asymmetry,
-        )
-    allowance.reduced = True
     try:
-        process = lanczos_within(H, "product", allowance, products)
+        if H.shape[0] <= look.exact_up_to and (yield from small_enough(H, allowance)):
+            matrix = yield from formed(H, allowance)
+            if matrix is not None:
+                return dense_spectrum(matrix, look.epsilon, look.vectors, look.asymmetry)
+        product = allowance.estimate("product")
+        full = allowance.plans((look.products + DENSITY_PRODUCTS) * product)
+        allowance.reduced |= not full or H.shape[0] <= look.exact_up_to
+        process = yield from lanczos_work(H, "product", allowance, look.products, decide=full)
         if process is None:
             return None
-        extremes, rounding = _rounded(extremes_of(process, TOLERANCE), epsilon, asymmetry)
-        share = density_of([process], [1.0]).below(0.0)
-        return Spectrum(extremes, share, rounding)
+        extremes, rounding = _rounded(extremes_of(process, TOLERANCE), look.epsilon, look.asymmetry)
+        processes, squares = [process], [1.0]
+        if full:
+            more, lengths = yield from _density_work(H, allowance)
+            processes, squares = (more, lengths) if more else (processes, squares)
+        return Spectrum(extremes, density_of(processes, squares).below(0.0), rounding)
     except FAILURES:
         return None
 
@@ -92,35 +116,54 @@ def extremes_within(
     products: int,
     asymmetry: float = 0.0,
 ) -> tuple[Extremes, float] | None:
-    """The extreme eigenvalues of H, and their rounding; None where H is not finite.
+    """The extreme eigenvalues of H in one pause, and their rounding; None where H is not finite.
 
     The arguments and what is raised are those of `spectrum_within`.
     """
-    allowance.require(LEAST * allowance.estimate("product"))
-    process = lanczos_within(H, "product", allowance, products)
+    work = extremes_work(H, Look(epsilon, 0, products, False, asymmetry), allowance)
+    return run(work, allowance)
+
+
+def extremes_work(
+    H: LinearOperator, look: Look, allowance: Allowance
+) -> Work[tuple[Extremes, float] | None]:
+    """The extreme eigenvalues of H, and their rounding; None where H is not finite."""
+    process = yield from lanczos_work(H, "product", allowance, look.products)
     if process is None:
         return None
-    return _rounded(extremes_of(process, TOLERANCE), epsilon, asymmetry)
+    return _rounded(extremes_of(process, TOLERANCE), look.epsilon, look.asymmetry)
 
 
 def kernel_within(
     K: LinearOperator, start: Tensor, epsilon: float, allowance: Allowance, products: int
 ) -> KernelSpectrum:
+    """The extreme eigenvalues of a kernel K in one pause: see `kernel_work`."""
+    return run(kernel_work(K, start, epsilon, allowance, products), allowance)
+
+
+def kernel_work(
+    K: LinearOperator,
+    start: Tensor,
+    epsilon: float,
+    allowance: Allowance,
+    products: int,
+    guess: float = 0.0,
+) -> Work[KernelSpectrum]:
     """The extreme eigenvalues of a kernel K, R x R, by as many products as there is time for.
 
     Args:
-        K: symmetric and positive semidefinite; its products are noted as those of a kernel.
+        K: symmetric and positive semidefinite; its products are timed as "kernel".
         start: of the Lanczos process, in the range of K where not all of it is to be seen.
         epsilon: unit of rounding of the arithmetic behind its products.
         allowance: the time that there is.
         products: Lanczos steps at most.
+        guess: seconds that a product is reckoned to take before one is timed.
 
     Raises:
         OutOfTimeError: there is no time for `LEAST` products.
     """
     allowance.reduced = True
-    allowance.require(LEAST * allowance.estimate("kernel"))
-    process = lanczos_within(K, "kernel", allowance, products, start)
+    process = yield from lanczos_work(K, "kernel", allowance, products, start, guess)
     if process is None:
         unknown = Eigenvalue(math.nan, math.inf, False)
         return KernelSpectrum(unknown, unknown)
@@ -129,52 +172,102 @@ def kernel_within(
 
 
 def first_vector(A: LinearOperator) -> Tensor:
-    """A Gaussian vector from a generator of its own, of unit length."""
+    """The first vector of a Lanczos process where none is given: Gaussian, of unit length."""
     random = torch.Generator().manual_seed(0)
     v = torch.randn(A.shape[0], generator=random, dtype=torch.float64).to(A.device, A.dtype)
     unit: Tensor = v / torch.linalg.vector_norm(v)
     return unit
 
 
-def seconds_to_diagonalise(n: int) -> float:
-    """An estimate for n x n: 0.1 s at 1,024 on one core, and the cube of n elsewhere."""
-    return float(0.1 * (n / 1024) ** 3)
-
-
-def lanczos_within(
+def lanczos_work(
     A: LinearOperator,
     name: str,
     allowance: Allowance,
     products: int,
     start: Tensor | None = None,
-) -> Process | None:
+    guess: float = 0.0,
+    *,
+    decide: bool = False,
+) -> Work[Process | None]:
     """Lanczos steps while there is time for another, and until both extremes have converged.
+
+    Args:
+        A: symmetric, n x n.
+        name: under which its products are timed.
+        allowance: the time that there is.
+        products: at most so many.
+        start: the first vector; `first_vector` where None.
+        guess: seconds that a product is reckoned to take before one is timed.
+        decide: whether to go on, as `extreme_eigenvalues` does, until it is decided whether an
+            eigenvalue lies below a smallest one that has converged above zero.
 
     Returns:
         The process; None where A is not finite.
 
     Raises:
-        OutOfTimeError: the first product leaves no time for a second.
+        OutOfTimeError: there is no time for `LEAST` steps.
     """
-    cost = allowance.estimate(name)
-    count = products if cost == 0 else max(LEAST, min(products, int(allowance.left() / cost)))
-    process = Process(A, count, first_vector(A) if start is None else start, 0)
+    process = Process(A, _capacity(A, name, allowance, products, guess), start, 0)
+    unit = Unit(name, guess)
     while not process.finished:
+        enough = process.steps >= LEAST
+        if enough and not allowance.plans(allowance.estimate(name, guess)):
+            break
+        try:
+            yield unit
+        except OutOfTimeError:
+            allowance.reduced = True
+            if enough:
+                break
+            raise
         process.advance()
         if not math.isfinite(process.residual):
             return None
-        if process.steps < LEAST:
-            # The first product may have taken longer than it was reckoned to.
-            allowance.require(allowance.costs.last(name))
-            continue
-        # The timed product is the dearer part of a step, but not all of it.
-        if not allowance.more(1.2 * allowance.costs.last(name)):
+        if process.steps % BETWEEN_CHECKS == 0 and _settled(process, decide):
             break
-        if process.steps % 5 == 0:  # as often as in extreme_eigenvalues, for the same reason
-            found = extremes_of(process, TOLERANCE)
-            if found.smallest.converged and found.largest.converged:
-                break
     return process
+
+
+def _settled(process: Process, decide: bool) -> bool:
+    """Whether further steps would tell nothing that is asked for."""
+    found = extremes_of(process, TOLERANCE)
+    if not (found.smallest.converged and found.largest.converged):
+        return False
+    return not (decide and found.smallest.value > 0 and found.positive_definite is None)
+
+
+def _capacity(
+    A: LinearOperator, name: str, allowance: Allowance, products: int, guess: float
+) -> int:
+    """Vectors to hold: one for each step that there may be time for and memory."""
+    cost = allowance.estimate(name, guess)
+    steps = float(products) if cost <= 0 else min(products, allowance.planned() / cost + 1)
+    # What the planned time allows may turn out to be more, where the first times were slow.
+    steps = min(products, 2 * steps)
+    size = torch.empty(0, dtype=A.dtype).element_size() * A.shape[0]
+    return int(allowance.agreed(max(LEAST, min(steps, BASIS_BYTES // max(size, 1)))))
+
+
+def _density_work(
+    H: LinearOperator, allowance: Allowance
+) -> Work[tuple[list[Process], list[float]]]:
+    """The processes of `spectral_density` at its defaults; none where there is no time for all."""
+    processes, squares = [], []
+    for probe in range(PROBES):
+        random = torch.Generator().manual_seed(probe)
+        v = torch.randn(H.shape[0], generator=random, dtype=torch.float64)
+        squares.append(float(v @ v))
+        processes.append(Process(H, STEPS, v, 0))
+    while running := [process for process in processes if not process.finished]:
+        try:
+            yield Unit("product", count=len(running))
+        except OutOfTimeError:
+            allowance.reduced = True
+            return [], []
+        block = H @ torch.stack([process.next for process in running], dim=1)
+        for process, product in zip(running, block.unbind(1), strict=True):
+            process.take(product)
+    return processes, squares
 
 
 def _rounded(extremes: Extremes, epsilon: float, asymmetry: float = 0.0) -> tuple[Extremes, float]:

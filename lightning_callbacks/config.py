@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ class Arguments:
     max_pause: float | None
     effort: str
     strict: bool
+    progress_bar: tuple[str, ...] = ()
 
     @property
     def bounded(self) -> bool:
@@ -58,6 +60,11 @@ class Arguments:
         """The quantities asked for, each name once, and last the numbers of RegNewton's step."""
         asked = [QUANTITIES[q] if isinstance(q, str) else q for q in self.quantities]
         return list({q.name: q for q in (*asked, QUANTITIES["newton"])}.values())
+
+    @property
+    def asks_for_step(self) -> bool:
+        """Whether a quantity needs the last step of the optimizer."""
+        return any(Need.STEP in q.needs for q in self.selected())
 
     def settings(self, rounding: float) -> Settings:
         """How closely to look, with `rounding` the unit of it where that exceeds the dtype's."""
@@ -88,6 +95,7 @@ class Arguments:
             if not isinstance(getattr(self, name), bool):
                 _refuse(f"{name} to be True or False, not {getattr(self, name)!r}")
         self._check_quantities()
+        self._check_progress_bar()
         self._check_shares()
         self._check_evaluation()
 
@@ -108,6 +116,13 @@ class Arguments:
         repeated = sorted({key for key in keys if keys.count(key) > 1})
         if repeated:
             _refuse(f"quantities that log different keys, and several log {', '.join(repeated)}")
+
+    def _check_progress_bar(self) -> None:
+        for key in self.progress_bar:
+            # One of several optimizers has its number in front.
+            name = re.sub(r"^\d+/", "", key) if isinstance(key, str) else ""
+            if not any(quantity.documents(name) for quantity in self.selected()):
+                _refuse(f"progress_bar to list keys that its quantities log, not {key!r}")
 
     def _check_shares(self) -> None:
         if self.damping is not None and not _is_number(self.damping):

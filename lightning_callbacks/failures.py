@@ -19,6 +19,10 @@ class WrongQuantityError(ValueError):
     """A quantity breaks its own documentation, which no warning should cover up."""
 
 
+class MovedError(RuntimeError):
+    """A point cannot be returned to: the loss depends on what the training has changed since."""
+
+
 class BatchError(RuntimeError):
     """The probe batch cannot be kept."""
 

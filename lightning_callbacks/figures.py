@@ -39,7 +39,7 @@ BINS_PER_DECADE = 4
 P = ParamSpec("P")
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """`draw` in this module's style, whatever Matplotlib is set to."""
 
     @wraps(draw)
@@ -58,7 +58,7 @@ LABELS = {
 }
 
 
-@_styled
+@styled
 def eigenvalue_figure(spectra: Mapping[str, Tensor]) -> Figure:
     """The eigenvalues of each spectrum by rank, largest absolute value first.
 
@@ -98,7 +98,7 @@ def eigenvalue_axes(axes: Any, values: Tensor, title: str) -> None:
     axes.set(xlabel="rank of eigenvalue", title=title)
 
 
-@_styled
+@styled
 def kernel_figure(steps: Sequence[int], ntk: Sequence[Tensor], nntk: Sequence[Tensor]) -> Figure:
     """NTK beside NNTK: all eigenvalues, at several steps of the training.
 
@@ -109,25 +109,30 @@ def kernel_figure(steps: Sequence[int], ntk: Sequence[Tensor], nntk: Sequence[Te
     """
     figure, panels = _figure(2)
     for axes, name, spectra in zip(panels, ("ntk", "nntk"), (ntk, nntk), strict=True):
-        for i, (step, values) in enumerate(zip(steps, spectra, strict=True)):
-            shade = str(SHADES * (1 - i / max(1, len(steps) - 1)))
-            positive = values[values > 0].sort(descending=True).values
-            axes.plot(
-                range(1, len(positive) + 1),
-                positive,
-                marker="os^Dv"[i % 5],
-                markevery=max(1, len(positive) // MARKERS),
-                color=shade,
-                label=f"step {step}",
-            )
-        axes.set(yscale="log", xlabel="rank of eigenvalue", title=LABELS[name])
+        kernel_axes(axes, steps, spectra, LABELS[name])
     panels[0].set_ylabel("eigenvalue")
     panels[1].set_ylabel("share of a mode removed by one step")
     panels[0].legend()
     return figure
 
 
-@_styled
+def kernel_axes(axes: Any, steps: Sequence[int], spectra: Sequence[Tensor], title: str) -> None:
+    """One panel of `kernel_figure`: positive eigenvalues by rank, a curve for each step."""
+    for i, (step, values) in enumerate(zip(steps, spectra, strict=True)):
+        shade = str(SHADES * (1 - i / max(1, len(steps) - 1)))
+        positive = values[values > 0].sort(descending=True).values
+        axes.plot(
+            range(1, len(positive) + 1),
+            positive,
+            marker="os^Dv"[i % 5],
+            markevery=max(1, len(positive) // MARKERS),
+            color=shade,
+            label=f"step {step}",
+        )
+    axes.set(yscale="log", xlabel="rank of eigenvalue", title=title)
+
+
+@styled
 def margin_figure(
     steps: Sequence[int], lambda_min: Sequence[float], damping: Sequence[float]
 ) -> Figure:
@@ -156,7 +161,7 @@ def margin_figure(
     return figure
 
 
-@_styled
+@styled
 def heat_map_figure(
     steps: Sequence[int], spectra: Sequence[Tensor], *, smallest: float | None = None
 ) -> Figure:
@@ -169,7 +174,29 @@ def heat_map_figure(
             (see `DECADES`).
     """
     figure, (axes,) = _figure(1)
-    largest = max(float(values.abs().max()) for values in spectra)
+    heat_map_axes(figure, axes, steps, spectra, smallest=smallest)
+    return figure
+
+
+def heat_map_axes(
+    figure: Figure,
+    axes: Any,
+    steps: Sequence[int],
+    spectra: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    smallest: float | None = None,
+) -> None:
+    """The panel of `heat_map_figure`, with its colour bar.
+
+    Args:
+        figure: that gets the colour bar.
+        axes: of the panel.
+        steps: optimizer steps.
+        spectra: the eigenvalues at each.
+        weights: for how many each of them stands; for one where None.
+        smallest: as in `heat_map_figure`.
+    """
+    largest = max(float(values.abs().max()) for values in spectra) or 1.0
     if smallest is None:
         smallest = 10.0 ** round(math.log10(10.0**-DECADES * largest))
     decades = math.log10(largest / smallest)
@@ -180,13 +207,21 @@ def heat_map_figure(
         size = torch.log10((values.abs() / smallest).clamp(min=1.0))
         return size * values.sign()
 
+    if weights is None:
+        weights = [torch.ones_like(values, dtype=torch.float64) for values in spectra]
+    rows = torch.linspace(-top, top, bins + 1, dtype=torch.float64)
     counts = torch.stack(
-        [torch.histc(height(values.double()), bins, -top, top) for values in spectra], dim=1
+        [
+            torch.histogram(height(values.double()), rows, weight=weight).hist
+            for values, weight in zip(spectra, weights, strict=True)
+        ],
+        dim=1,
     )
     centres = torch.as_tensor(steps, dtype=torch.float64)
     middle = (centres[1:] + centres[:-1]) / 2
-    edges = torch.cat([centres[:1], middle, centres[-1:]])
-    rows = torch.linspace(-top, top, bins + 1)
+    # The first and the last are as wide as their only neighbour leaves them, or one step.
+    ends = [centres[:1], centres[-1:]] if len(steps) > 1 else [centres - 0.5, centres + 0.5]
+    edges = torch.cat([ends[0], middle, ends[1]])
     # Empty bins are white, and so half an eigenvalue on a logarithmic scale of grey.
     image = axes.pcolormesh(
         edges, rows, counts.clamp(min=0.5), cmap="Greys", norm=LogNorm(0.5, float(counts.max()))
@@ -199,7 +234,6 @@ def heat_map_figure(
     bound = f"$|\\lambda| < 10^{{{round(exponent)}}}$ at 0"
     axes.set(xlabel="optimizer step", ylabel=f"eigenvalue of H ({bound})")
     figure.colorbar(image, ax=axes, label="eigenvalues per quarter decade")
-    return figure
 
 
 def _power(k: int, exponent: float) -> str:

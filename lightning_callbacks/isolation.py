@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .remember import remember
+from .remember import remember, remember_contents
 
 SEED = 0
 """Of the random numbers in a measurement. Any fixed one serves: with the same dropout mask every
@@ -38,8 +38,9 @@ def undisturbed(trainer: Any, module: Any, seed: int) -> Iterator[None]:
     ``self.log`` and the trainer's loggers swallow what they are given. Afterwards are put back:
     the generators of PyTorch (CPU and CUDA), NumPy and Python; parameters, buffers, gradients
     and flags; every attribute of every submodule, torchmetrics included, and the contents of
-    containers, generators and arrays among them (see `remember`). What an attribute of another
-    class keeps inside itself is out of reach.
+    containers, generators and arrays among them (see `remember`); and the attributes of the
+    trainer, of which a step may set ``should_stop``. What an attribute of another class keeps
+    inside itself is out of reach.
 
     Args:
         trainer: whose loggers are replaced meanwhile.
@@ -49,6 +50,7 @@ def undisturbed(trainer: Any, module: Any, seed: int) -> Iterator[None]:
     loggers = trainer.loggers
     with _random_state_of_its_own(seed):
         undo = remember(module)
+        undo_trainer = remember_contents(vars(trainer), vars(trainer).update)
         try:
             trainer.loggers = [Silent() for _ in loggers]
             for part in module.modules():
@@ -58,8 +60,10 @@ def undisturbed(trainer: Any, module: Any, seed: int) -> Iterator[None]:
                         vars(part)[name] = _log_nothing
             yield
         finally:
-            undo()
-            trainer.loggers = loggers
+            try:
+                undo()
+            finally:
+                undo_trainer()
 
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:

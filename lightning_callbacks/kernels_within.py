@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
-from torch_newton import Eigenvalue, KernelSpectrum
+from torch_newton import Eigenvalue, KernelSpectrum, LinearOperator
 
 from .allowance import Allowance
-from .bounded import LEAST, kernel_within, seconds_to_diagonalise
+from .bounded import kernel_work
+from .forming import seconds_to_diagonalise
 from .kernel_products import KernelProducts
+from .work import Work
 
 FLOPS = 1e10
 """Operations a second that a matrix product is reckoned with: half of what two cores gave in
@@ -50,21 +53,52 @@ def seconds_to_read(K: KernelProducts, allowance: Allowance) -> float:
 
 
 def kernel_of_products(
-    K: KernelProducts | None, at: Where, *, weighted: bool
-) -> KernelSpectrum | None:
+    read: Callable[[], KernelProducts | None], at: Where, *, weighted: bool
+) -> Work[KernelSpectrum | None]:
     """The extreme eigenvalues of J J^T, or of Q^{1/2} J J^T Q^{1/2}, from products.
+
+    Args:
+        read: returns J and Q as products of the graph that there is at the time.
+        at: the point.
+        weighted: whether with Q.
 
     Raises:
         OutOfTimeError: there is no time for them.
     """
+    K = read()
     if K is None:
         return None
     allowance, (R, P) = at.allowance, K.J.shape
     guess = PRODUCT * allowance.estimate("gradient")
-    allowance.require(LEAST * allowance.estimate("kernel", guess))
+
+    def operator_now() -> LinearOperator:
+        now = read()
+        assert now is not None  # it was not, for the same loss
+        return now.gauss_newton(at.scaling)[0] if weighted else now.kernel()[0]
+
     operator, start = K.gauss_newton(at.scaling) if weighted else K.kernel()
-    operator = allowance.timed(operator, "kernel")
-    found = kernel_within(operator, start, at.epsilon, allowance, at.products)
+    del K  # with its graph, which the next pause replaces
+    lasting = renewed(operator_now, operator)
+    found = yield from kernel_work(lasting, start, at.epsilon, allowance, at.products, guess)
     if R > P:  # there are more rows than parameters, so that some eigenvalues are zero
         return KernelSpectrum(Eigenvalue(0.0, 0.0, True), found.largest)
     return found
+
+
+def renewed(now: Callable[[], LinearOperator], like: LinearOperator) -> LinearOperator:
+    """An operator that outlives the graph which its products are taken from.
+
+    Args:
+        now: returns it as made from the present graph.
+        like: of its shape; not kept.
+    """
+
+    def product(v: Tensor) -> Tensor:
+        return now() @ v
+
+    def transposed(u: Tensor) -> Tensor:
+        return now().T @ u
+
+    return LinearOperator(
+        like.shape, product, transposed, like.dtype, like.device, product, transposed
+    )

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .allowance import OutOfTimeError
+from .allowance import Allowance, OutOfTimeError
 from .failures import Failures, WrongQuantityError
 from .point import Point
+from .preparation import OF_THE_HESSIAN, prepared
 from .quantities.base import Measured, Need, Numbers, Quantity
+from .work import Unit, Work, run
 
-OF_THE_HESSIAN = frozenset({Need.HESSIAN, Need.SPECTRUM, Need.EIGENVECTORS})
 
-
-@dataclass(frozen=True)
+@dataclass
 class Measurement:
     """What was measured.
 
     Attributes:
         numbers: by their keys, without prefix.
         spectra: the eigenvalues, where all are known, by the name of the quantity.
+        step: at which the parameters were those of the point.
     """
 
     numbers: Numbers = field(default_factory=dict)
     spectra: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
 
 
 def measure(
@@ -33,7 +36,23 @@ def measure(
     quantities: Sequence[Quantity],
     failures: Failures,
     first: Collection[str] = (),
+    found: Measurement | None = None,
 ) -> Measurement:
+    """All of the quantities at a point in one pause: see `measuring`."""
+    found = Measurement() if found is None else found
+    work = measuring(point, quantities, failures, first, found)
+    if point is None:
+        return run(work, Allowance())
+    return run(work, point.allowance)
+
+
+def measuring(
+    point: Point | None,
+    quantities: Sequence[Quantity],
+    failures: Failures,
+    first: Collection[str],
+    found: Measurement,
+) -> Work[Measurement]:
     """All of the quantities at a point, each for itself.
 
     Args:
@@ -41,31 +60,61 @@ def measure(
         quantities: what to measure.
         failures: notes what is raised; the numbers of that quantity are then unknown.
         first: names of those for which there was no time before, and which come first now.
+        found: gets the numbers of each quantity when it is finished.
 
     Raises:
         WrongQuantityError: a quantity returns a key that its documentation lacks.
     """
-    measurement, found = Measurement(), dict[str, Measured]()
     # What two kernels share is computed once, and the time of the second is left for the Hessian.
-    order = sorted(quantities, key=lambda q: (q.name not in first, _of_hessian(q)))
+    # What takes little comes first, and leaves its share to the rest.
+    order = sorted(quantities, key=lambda q: (q.name not in first, not q.light, _of_hessian(q)))
     for i, quantity in enumerate(order):
         measured = Measured(quantity.unknown() if quantity.needs else {})
         if point is not None:
-            point.allowance.begin(len(order) - i)
+            point.allowance.begin(max(1, sum(not q.light for q in order[i:])))
             try:
                 with failures.noted(f"measuring {quantity.name!r}"):
-                    measured = _measured(quantity, point)
+                    measured = yield from _work(quantity, point)
             except OutOfTimeError as error:
                 point.allowance.lacking[quantity.name] = error.needed
                 continue
         _check(quantity, measured)
-        found[quantity.name] = measured
-    for quantity in quantities:
-        measured = found.get(quantity.name, Measured({}))
-        measurement.numbers.update((key, float(n)) for key, n in measured.numbers.items())
+        found.numbers.update((key, float(n)) for key, n in measured.numbers.items())
         if measured.spectrum is not None:
-            measurement.spectra[quantity.name] = measured.spectrum
-    return measurement
+            found.spectra[quantity.name] = measured.spectrum
+    _in_order_of(quantities, found)
+    return found
+
+
+def _work(quantity: Quantity, point: Point) -> Work[Measured]:
+    """What a quantity needs, in units, and then the quantity itself as one."""
+    if not quantity.needs or point.allowance.unlimited:
+        return _measured(quantity, point)
+    yield from prepared(point, quantity.needs)
+    cost = f"computing {quantity.name}"
+    # Where it is new, what it requires is seen when it is tried; or it takes a product.
+    product = point.allowance.estimate("product") if Need.HESSIAN in quantity.needs else 0.0
+    yield Unit(cost, product)
+    try:
+        return _measured(quantity, point)
+    except OutOfTimeError as error:
+        if math.isinf(error.needed):
+            raise
+        needed = error.needed
+    yield Unit(f"{cost} in a later pause", needed)
+    return _measured(quantity, point)
+
+
+def _in_order_of(quantities: Sequence[Quantity], found: Measurement) -> None:
+    """Put the numbers in the order in which the quantities were asked for."""
+    ordered = {
+        key: value
+        for quantity in quantities
+        for key, value in found.numbers.items()
+        if quantity.documents(key)
+    }
+    found.numbers.clear()
+    found.numbers.update(ordered)
 
 
 def _of_hessian(quantity: Quantity) -> bool:
@@ -74,7 +123,7 @@ def _of_hessian(quantity: Quantity) -> bool:
 
 
 def _check(quantity: Quantity, measured: Measured) -> None:
-    undocumented = set(measured.numbers) - {key for key, _ in quantity.documentation}
+    undocumented = {key for key in measured.numbers if not quantity.documents(key)}
     if undocumented:
         # Where the loss is not finite it would be missing from the NaN numbers, too.
         raise WrongQuantityError(
@@ -90,8 +139,10 @@ def _measured(quantity: Quantity, point: Point) -> Measured:
         return Measured(quantity.unknown())
     if Need.JACOBIAN in needs and point.jacobian is None:
         return Measured({})
-    if needs & OF_THE_HESSIAN and not point.symmetric:
-        return Measured(quantity.unknown())
-    if needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None:
-        return Measured(quantity.unknown())
-    return quantity.compute(point)
+    lacking = (
+        (Need.EVALUATION in needs and point.evaluate is None)
+        or (Need.STEP in needs and point.displacement is None)
+        or (needs & OF_THE_HESSIAN and not point.symmetric)
+        or (needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None)
+    )
+    return Measured(quantity.unknown()) if lacking else quantity.compute(point)

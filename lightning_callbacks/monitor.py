@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from torch_newton import Observation
-
-from .allowance import RESERVE, Allowance
 from .batch import OfBatch
 from .budget import Budget
 from .compat import Callback, MisconfigurationException
 from .config import Arguments
+from .engine import Engine
 from .failures import Failures
-from .isolation import SEED, undisturbed
-from .logs import mean_over_processes, publish, write
-from .measurement import Measurement, measure
-from .newton import optimizer_to_observe, point_of_step
-from .probe import Probe
+from .history import History
+from .logs import publish, write
+from .measurement import Measurement
+from .newton import optimizer_to_observe
+from .progress import show
 from .quantities.base import Numbers, Quantity
-from .quantities.table import QUANTITIES
-from .schedule import Schedule
-from .trainer import initialized, low_precision
+from .quantities.table import BY_DEFAULT
 from .warn_once import WarnOnce
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_PAUSE = 20.0
 """Training steps that a measurement may take as long as, where `max_overhead` limits it at all:
 chosen so that a progress bar stands still for no longer than it takes to notice."""
 
-NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
-"""Numbers that cost nothing."""
+MEASURED_AT = "measured_at"
+"""The key, after the prefix, of the step to which numbers belong that are logged with it."""
 
 
 class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
@@ -74,6 +72,27 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ``nntk_hessian/lambda_max_error``   an eigenvalue lies within this distance of it
     ``nntk_hessian/condition_number``   largest over smallest absolute eigenvalue
     ``nntk_hessian/difference``         spectral norm of the difference between both
+    ``effective_dimension/value``       tr K (K + lambda I)^-1 of the weighted kernel K
+    ``effective_dimension/low``         lower bound of it
+    ``effective_dimension/high``        upper bound of it
+    ``sharpness/gradient``              curvature along the gradient, g'Hg / g'g
+    ``sharpness/limit``                 2/lr, above which SGD is unstable; NaN for others
+    ``sharpness/step``                  curvature along the last step, d'Hd / d'd
+    ``critical/sharpness``              2 over the learning rate at which a step raises the loss
+    ``critical/sharpness_low``          lower bound of it
+    ``critical/sharpness_high``         upper bound of it
+    ``critical/step``                   how many times as long the last step raises the loss
+    ``residual/largest``                largest absolute residual of the loss
+    ``residual/percentile_99``          99 % of the absolute residuals are at most this
+    ``residual/<k>/largest``            the same of term k, where there are 2 to 8
+    ``residual/<k>/percentile_99``      the same of term k
+    ``alignment/lowest``                smallest cosine between gradients of two terms of the loss
+    ``alignment/<j>_<k>``               cosine between those of terms j and k
+    ``gram_share/<k>``                  share of term k in tr(J'QJ), where there are 2 to 8
+    ``gram_share/<k>_error``            standard error of it
+    ``precision/loss_noise``            standard deviation of the rounding errors in the loss
+    ``precision/gain``                  what the best step along -g gains, (g'g)^2 / 2 g'Hg
+    ``precision/limited``               1 where the gain is below the noise, else 0
     ``newton/damping``                  lambda of RegNewton's last step, if that is the optimizer
     ``newton/cg_iterations``            iterations of its linear solver
     ``newton/ratio``                    actual over predicted reduction of the loss
@@ -102,15 +121,26 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ...         return Measured({"gradient/norm": float(point.gradient.norm())})
     >>> monitor = CurvatureMonitor(quantities=("hessian", GradientNorm()))
 
-    **Cost.** Measurements take at most `max_overhead` of the time spent training, and none takes
-    longer than `max_pause` training steps. The first is made as soon as these allow anything
-    useful, after a few steps have been timed: numbers belong to the step at which they are logged.
-    Products are timed, and there are as many Lanczos steps as there is time for; each number has
-    the error bound that these leave. Later measurements wait until they may take twice as long, up
-    to full effort or the longest pause. *Which* steps are measured, and how closely, thus depends
-    on the clock; training does not. Give ``max_overhead=None`` to measure before the first step and
+    **Cost.** Measurements take at most `max_overhead` of the time spent training, and no pause is
+    longer than `max_pause` training steps. Nothing is begun that is not reckoned to end in time:
+    the loss alone is timed first, then its gradient with a graph, then a product, and of each the
+    longest of the last five times is expected again, and half as much. A product that takes longer
+    than that, as when other work begins on the machine, exceeds the limits by what it takes longer.
+
+    **Spread.** What does not fit in one pause goes on at later steps, with the parameters, buffers,
+    batch and random numbers of the step at which it began. Each number is logged when it is
+    finished, together with ``measured_at``, the step to which it belongs. (A loss that depends on
+    anything else, as on the number of the step, is found out, and measured in one pause.) From one
+    measurement to the next twice as much time is taken, until all is computed in full or five of
+    the longest pauses are used; each number has the error bound that its products leave. *Which*
+    steps are measured, and how closely, thus depends on the clock; training does not. Between two
+    pauses a copy of the parameters and the vectors of the Lanczos process are held, in a pause
+    three vectors of the size of the parameters more, and the graph.
+
+    Give ``max_overhead=None`` to measure before the first step and
     at all that are due, with full effort, as a run needs whose EarlyStopping follows these numbers
-    and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps.
+    and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps. A bar
+    shows the progress of a measurement that takes longer than ten seconds.
 
     **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
     quantities concerned, and training goes on as without the monitor. Attention and recurrent
@@ -150,7 +180,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         log_key_prefix: put in front of every key.
         logging_interval: ``"step"``, or ``"epoch"`` to measure at the end of each training epoch
             instead, and before the first.
-        quantities: names in `QUANTITIES`, instances of `Quantity`, or both. ``"nntk_hessian"``
+        quantities: names in `QUANTITIES`, instances of `Quantity`, or both. By default all that
+            cost little beside the spectra (`BY_DEFAULT`). Besides there are ``"trace"``,
+            ``"nntk_hessian"``, ``"gram_shares"``, and ``"step_sharpness"`` and ``"critical"``,
+            which keep a copy of the parameters. Each says what it costs. ``"nntk_hessian"``
             costs, beyond `exact_up_to` parameters, linear systems with a right-hand side for each
             row. The numbers under ``newton/`` are logged whether asked for or not.
         probe: a batch, as the DataLoader gives it; a DataLoader, for the mean loss of all its
@@ -172,17 +205,22 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             eigenvalue of a million lies below the smallest Ritz value by more than 3 % of the
             width of the spectrum, but for the chance of 1e-10; after 50 that is 12 %.
         figures: whether a TensorBoard logger gets figures besides histograms.
-        max_pause: training steps (batches, at their median time) that a measurement takes as long
-            as at most; None for no limit. By default 20, or None where `max_overhead` is None.
+        max_pause: training steps (batches, at their median time) that one pause for a measurement
+            takes as long as at most; None for no limit. By default 20, or None where `max_overhead`
+            is None.
         effort: ``"bounded"``, where the number of products follows from the time allowed, or
             ``"exact"``, where `exact_up_to`, `max_rows` and `max_products` alone determine it: the
             first measurement is then made before the first step, whatever it takes, and
             `max_pause` does not count.
         strict: whether to raise what is raised in a measurement.
+        progress_bar: keys of numbers that Lightning's progress bar shows, without prefix, as
+            ``("hessian/lambda_min", "sharpness/gradient")``.
 
     Attributes:
         latest: the numbers measured last, by their keys.
         spectra: the eigenvalues measured last, by the names of the quantities, where all are known.
+        history: all measurements of the run as a table, a `History`: with any logger or none, of
+            bounded size, kept in checkpoints. `plot` draws it.
 
     Raises:
         MisconfigurationException: in ``setup``, for an argument that cannot be used; where
@@ -195,7 +233,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         every_n_steps: int = 10,
         log_key_prefix: str = "",
         logging_interval: str = "step",
-        quantities: str | Quantity | Sequence[str | Quantity] = ("hessian", "ntk", "nntk"),
+        quantities: str | Quantity | Sequence[str | Quantity] = BY_DEFAULT,
         probe: Any = None,
         damping: float | None = None,
         loss: OfBatch | None = None,
@@ -208,6 +246,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         max_pause: float | str | None = "auto",
         effort: str = "bounded",
         strict: bool = False,
+        progress_bar: Sequence[str] = (),
     ) -> None:
         super().__init__()
         pause: Any = max_pause
@@ -217,7 +256,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self.arguments = Arguments(
             every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
             outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
-            pause, effort, strict,
+            pause, effort, strict, tuple(progress_bar),
         )  # fmt: skip
         self._forget()
 
@@ -227,16 +266,15 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._warn = WarnOnce()
         self._failures = Failures(self.arguments.strict, self._warn)
         self._off = False
-        self._lacking: set[str] = set()
-        self._not_before: dict[str, int] = {}
-        self._probe = Probe(self.arguments, self._warn)
-        self._schedule = Schedule(self.arguments)
+        self.history = History()
+        self._hide: Callable[[], None] = lambda: None
+        self._engine = Engine(self.arguments, self._warn, self._failures, self._log)
         self._handle: Any = None
 
     @property
     def measured_at(self) -> int | None:
         """The step of the last measurement, None before the first."""
-        return self._schedule.measured_at
+        return self._engine.schedule.measured_at
 
     @property
     def seconds(self) -> float:
@@ -251,7 +289,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
 
     @property
     def _budget(self) -> Budget:
-        return self._schedule.budget
+        return self._engine.schedule.budget
 
     @property
     def state_key(self) -> str:
@@ -261,14 +299,42 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the scale of lambda, and what was measured last."""
         return {
-            "scale": self._probe.scale, "measured_at": self.measured_at, "latest": self.latest
-        }  # fmt: skip
+            "scale": self._engine.probe.scale,
+            "measured_at": self.measured_at,
+            "latest": self.latest,
+            "history": self.history.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._probe.scale = state_dict["scale"]
-        self._schedule.measured_at = state_dict["measured_at"]
+        self._engine.probe.scale = state_dict["scale"]
+        self._engine.schedule.measured_at = state_dict["measured_at"]
         self.latest = dict(state_dict["latest"])
+        if "history" in state_dict:  # not in checkpoints of earlier versions
+            self.history.load_state_dict(state_dict["history"])
+
+    def plot(self, optimizer: int | None = None) -> Figure:
+        """Draw the history: margin, spectra, sharpness, NTK beside NNTK, residuals.
+
+        Args:
+            optimizer: its index, where the module has several.
+
+        Returns:
+            A Matplotlib figure, which a notebook shows and ``savefig`` writes.
+
+        Raises:
+            ModuleNotFoundError: Matplotlib is not installed.
+            ValueError: nothing has been measured that could be drawn.
+        """
+        if find_spec("matplotlib") is None:
+            raise ModuleNotFoundError(
+                "CurvatureMonitor.plot needs Matplotlib: pip install 'torch-newton[plots]'; "
+                "monitor.history has the numbers without it"
+            )
+        overview = import_module("lightning_callbacks.overview")
+        prefix = "" if optimizer is None else f"{optimizer}/"
+        figure: Figure = overview.history_figure(self.history, prefix)
+        return figure
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the arguments."""
@@ -286,13 +352,20 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """After resuming, publish what was measured last; watch RegNewton where that serves."""
         publish(trainer, self.latest)
-        self._schedule.begin()
+        prefix, shown = self.arguments.log_key_prefix, self.arguments.progress_bar
+        self._hide = show(
+            trainer, shown, lambda: {k.removeprefix(prefix): v for k, v in self.latest.items()}
+        )
+        self._engine.begin()
         newton = None if self._off else optimizer_to_observe(trainer, self.arguments)
         if newton is not None:
-            self._handle = newton.register_observer(lambda seen: self._observe(trainer, seen))
+            self._handle = newton.register_observer(
+                lambda seen: self._engine.observe(trainer, seen)
+            )
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stop watching."""
+        self._hide()
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -304,109 +377,40 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         if self._handle is not None or self._off:
             return
         with self._budget.spending(), self._failures.noted("keeping the first batch"):
-            self._probe.keep_first(batch)
+            self._engine.probe.keep_first(batch)
         if self.measured_at is None and not self.arguments.bounded:
-            self._measure(trainer, pl_module)
+            self._engine.measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure where another `every_n_steps` optimizer steps are complete."""
         self._budget.step_ended()
-        if self._handle is None and not self._off and self._schedule.due_at_step(trainer):
-            self._measure(trainer, pl_module)
+        if self._handle is None and not self._off:
+            self._engine.at_step(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Keep the parameters from before the step, where a quantity asks for them."""
+        if self._handle is None and not self._off:
+            self._engine.before_step(trainer, optimizer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
-        if not self._off and self._schedule.due_after_epoch(trainer):
-            self._measure(trainer, pl_module)
-
-    def _measure(self, trainer: Any, pl_module: Any) -> None:
-        """Measure on the probe, beside the training."""
-        if not initialized(pl_module):
-            return  # a lazy module gets its parameters from the first batch
-        settings = self.arguments.settings(low_precision(trainer))
-        quantities = self._quantities(int(trainer.global_step))
-        if not any(q.needs for q in quantities) and self._not_before:
-            return
-        with self._clocked(trainer, pl_module.device) as allowance:
-            found = Measurement()
-            with (
-                self._failures.noted("restoring the module"),
-                undisturbed(trainer, pl_module, SEED),
-                torch.inference_mode(False),
-                torch.enable_grad(),
-            ):
-                point, skipped = None, False
-                with self._failures.noted("evaluating the loss"):
-                    point = self._probe.point(trainer, pl_module, settings, allowance)
-                    skipped = point is None
-                if not skipped:
-                    found = measure(point, quantities, self._failures, self._lacking)
-            self._note_lacking(allowance, int(trainer.global_step))
-            numbers = mean_over_processes(trainer, found.numbers) if found.numbers else {}
-            if numbers.keys() - NEWTON or not allowance.lacking:
-                self._log(trainer, Measurement(numbers, found.spectra))
-
-    def _observe(self, trainer: Any, seen: Observation) -> None:
-        """Measure a step of RegNewton, from what the step knows."""
-        if not self._schedule.due_at_step(trainer):
-            return
-        settings = self.arguments.settings(low_precision(trainer))
-        quantities = self._quantities(int(trainer.global_step))
-        with self._clocked(trainer, seen.params[0].device) as allowance, torch.enable_grad():
-            point = None
-            with self._failures.noted("reading RegNewton's step"):
-                damping, warn = self.arguments.damping, self._warn
-                point = point_of_step(seen, damping, settings, warn, allowance)
-            found = measure(point, quantities, self._failures, self._lacking)
-            self._note_lacking(allowance, int(trainer.global_step))
-            if found.numbers.keys() - NEWTON or not allowance.lacking:
-                self._log(trainer, found)
-
-    @contextmanager
-    def _clocked(self, trainer: Any, device: torch.device) -> Iterator[Allowance]:
-        """A block that is a measurement, and takes the time that it is allowed."""
-        with self._budget.measuring():
-            allowance = self._schedule.allowance(trainer, device)
-            began = allowance.now()
-            yield allowance
-        seconds, lacking = allowance.now() - began, sum(allowance.lacking.values())
-        self._schedule.took(seconds, reduced=allowance.reduced, lacking=lacking)
-
-    def _quantities(self, step: int) -> list[Quantity]:
-        """Those to measure at a step."""
-        return [q for q in self.arguments.selected() if self._not_before.get(q.name, 0) <= step]
-
-    def _note_lacking(self, allowance: Allowance, step: int) -> None:
-        """Leave out a quantity of which the cheapest form takes longer than the longest pause.
-
-        It is tried again when training has gone on for twice as long: what was timed may have
-        been a moment at which the machine was busy, and the first products are the slowest.
-        """
-        self._lacking = set(allowance.lacking)
-        longest = self._budget.longest_pause
-        if longest is None:
-            return
-        evaluation = self._schedule.costs.of("gradient") or 0.0
-        for name, seconds in allowance.lacking.items():
-            if RESERVE * longest >= evaluation + seconds:
-                continue
-            if name in self._not_before:
-                steps = (evaluation + seconds) / (self._budget.step_seconds or math.inf)
-                self._warn(
-                    f"{name!r} is not measured for the time being: it would take as long as "
-                    f"{steps:.0f} training steps, and max_pause={self.arguments.max_pause} allows "
-                    "fewer. Give a larger max_pause, or a smaller batch as probe=",
-                    f"too dear {name}",
-                )
-            self._not_before[name] = 2 * step
+        if not self._off:
+            self._engine.after_epoch(trainer, pl_module)
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures
-        self._schedule.measured_at = trainer.global_step
-        self.spectra = found.spectra
-        self.latest = {prefix + key: value for key, value in found.numbers.items()}
+        numbers = {prefix + key: value for key, value in found.numbers.items()}
+        if self.arguments.bounded:
+            numbers[f"{prefix}{MEASURED_AT}"] = float(found.step)
+        more = self.measured_at == found.step  # of the same point, finished later
+        self._engine.schedule.measured_at = found.step
+        self.spectra = self.spectra | found.spectra if more else found.spectra
+        self.latest = self.latest | numbers if more else numbers
+        self.history.append(
+            found.step, int(trainer.current_epoch), found.numbers, found.spectra, more=more
+        )
         with self._failures.noted("logging"):
-            publish(trainer, self.latest)
-            write(trainer, self.latest, self.spectra, prefix=prefix, figures=figures)
+            publish(trainer, numbers)
+            write(trainer, numbers, found.spectra, prefix=prefix, figures=figures)

@@ -15,6 +15,7 @@ from torch_newton.preconditioners.scaling import Scaling
 from .allowance import Allowance
 from .bounded import first_vector
 from .config import Arguments
+from .displacement import Displacement
 from .jacobian import Warn, jacobian_in
 from .kernel_products import products_of_loss
 from .point import Point, Settings
@@ -67,6 +68,7 @@ def point_of_step(
     settings: Settings,
     warn: Warn,
     allowance: Allowance,
+    displacement: Displacement | None = None,
 ) -> Point:
     """The point at which a step of `RegNewton` began, made of what the step has computed already.
 
@@ -76,14 +78,13 @@ def point_of_step(
         settings: how closely to look.
         warn: called where the loss shows no outputs, or H is not symmetric.
         allowance: the time that measuring may take.
+        displacement: the step before.
     """
 
     def read_hessian() -> tuple[LinearOperator, float]:
         H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
         if allowance.unlimited:
             return H, 0.0
-        allowance.require(2 * allowance.estimate("product"))
-        H = allowance.timed(H, "product")
         v = first_vector(H)
         return remembering(H, v, H @ v), 0.0
 
@@ -94,7 +95,7 @@ def point_of_step(
     space = seen.space
     # A Jacobian that leaves out parameters is not that of a kernel.
     if space is not None and space.whole:
-        known, gram = space.jacobian, space.gram
+        known, gram = space.jacobian.to(seen.params[0].dtype), space.gram
     else:
         known, gram = None, None
     return Point(
@@ -111,4 +112,5 @@ def point_of_step(
         scaling=seen.scaling if damping is None else None,
         gram=gram,
         step=seen.step,
+        displacement=displacement,
     )

@@ -12,16 +12,23 @@ from torch import Tensor
 
 from torch_newton import KernelSpectrum, LinearOperator, Step, kernel_spectrum
 from torch_newton.autodiff.verification import Asymmetry
+from torch_newton.graph.residuals import Residuals, read_residuals
 from torch_newton.kernels.rows import TooManyPassesError
 
 from .allowance import Allowance, OutOfTimeError
-from .bounded import spectrum_within
+from .bounded import Look, spectrum_work
+from .displacement import Displacement
 from .jacobian import Rows, in_scaled_variables
 from .kernel_products import KernelProducts
-from .kernels_within import kernel_of_products, seconds_to_read
+from .kernels_within import kernel_of_products, renewed, seconds_to_read
+from .products_bar import counted
 from .second_order import Warn
 from .spectrum import TRACE_PRODUCTS, Spectrum, hessian_spectrum, hessian_trace
 from .symmetry import asymmetry_within
+from .work import run
+
+OF_THE_GRAPH = ("_second", "residuals", "jacobian", "kernel_products", "_jacobian_if_affordable")
+"""What of a point holds on to the graph of its loss."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,13 @@ class Settings:
     rounding: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Point:
     """A loss L, its derivatives, and what follows from them, each computed once if it is used.
+
+    What follows is computed when it is asked for, in the pause of now; or before, by the units of
+    `Preparation`, which may be spread over several. Between two pauses the graph is given up
+    (`release`), and after them another takes its place (`adopt`).
 
     Attributes:
         loss: L, a scalar with its graph.
@@ -64,6 +75,11 @@ class Point:
         scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
         gram: the smaller Gram matrix of the weighted Jacobian, where a step has formed it.
         step: the last step of `RegNewton`, where that is the optimizer.
+        damping_by_product: whether `read_damping` takes a product with H.
+        value: L as a number.
+        evaluate: returns L at the parameters plus a vector of P entries; None where that cannot be.
+        displacement: the last step of the optimizer; None before it, and where nobody asked.
+        optimizers: those that train `params`.
     """
 
     loss: Tensor
@@ -79,15 +95,33 @@ class Point:
     scaling: Tensor | None = None
     gram: Tensor | None = None
     step: Step | None = None
+    damping_by_product: bool = False
+    evaluate: Callable[[Tensor], float] | None = None
+    displacement: Displacement | None = None
+    optimizers: Sequence[torch.optim.Optimizer] = ()
+
+    def __post_init__(self) -> None:
+        self.value = float(self.loss.detach())
+
+    @cached_property
+    def gradient_product(self) -> Tensor:
+        """H g, P entries."""
+        return self.H @ self.gradient
+
+    @cached_property
+    def residuals(self) -> Residuals:
+        """The terms of the loss, as far as its graph shows them."""
+        return read_residuals(self.loss)
 
     @cached_property
     def _second(self) -> tuple[LinearOperator, float]:
-        return self.read_hessian()
+        H, rounding = self.read_hessian()
+        return (counted(H, self.allowance.tick) if self.allowance.unlimited else H), rounding
 
-    @property
+    @cached_property
     def H(self) -> LinearOperator:  # noqa: N802 - the name that everybody uses
         """The exact Hessian, P x P, as products."""
-        return self._second[0]
+        return renewed(lambda: self._second[0], self._second[0])
 
     @cached_property
     def damping(self) -> float:
@@ -102,7 +136,11 @@ class Point:
     @property
     def hessian_epsilon(self) -> float:
         """The unit of rounding of the arithmetic behind the products with H."""
-        return max(self.epsilon, self._second[1])
+        return max(self.epsilon, self._second_rounding)
+
+    @cached_property
+    def _second_rounding(self) -> float:
+        return self._second[1]
 
     @property
     def epsilon(self) -> float:
@@ -144,21 +182,25 @@ class Point:
         settings = self.settings
         if self.allowance.unlimited:
             return hessian_spectrum(
-                self.H,
+                self._second[0],
                 self.hessian_epsilon,
                 exact_up_to=settings.exact_up_to,
                 products=settings.max_products,
                 vectors=settings.eigenvectors,
                 asymmetry=self.asymmetry.size,
             )
-        return spectrum_within(
-            self.H,
+        return run(spectrum_work(self.H, self.look, self.allowance), self.allowance)
+
+    @property
+    def look(self) -> Look:
+        """How closely to look at H."""
+        settings = self.settings
+        return Look(
             self.hessian_epsilon,
-            self.allowance,
-            exact_up_to=settings.exact_up_to,
-            products=settings.max_products,
-            vectors=settings.eigenvectors,
-            asymmetry=self.asymmetry.size,
+            settings.exact_up_to,
+            settings.max_products,
+            settings.eigenvectors,
+            self.asymmetry.size,
         )
 
     @cached_property
@@ -211,7 +253,7 @@ class Point:
         K = self.kernel_products
         if K is None:
             return math.inf  # there is nothing to read, and reading will say so
-        whole = seconds_to_read(K, allowance)
+        whole = allowance.estimate("reading", seconds_to_read(K, allowance))
         if not allowance.affords(whole):
             allowance.reduced = True
             raise OutOfTimeError(whole)
@@ -227,7 +269,7 @@ class Point:
         """The spectrum of J J^T; None where the loss shows no outputs."""
         J = self._jacobian_if_affordable
         if J is None:
-            return kernel_of_products(self.kernel_products, self, weighted=False)
+            return self._by_products(weighted=False)
         if J.scale is not None:
             weighted = self.weighted_kernel
             return None if weighted is None else weighted.scaled(J.scale**-2)
@@ -250,7 +292,7 @@ class Point:
             if K is not None and K.scale is not None and self.scaling is None:
                 kernel = self.kernel
                 return None if kernel is None else kernel.scaled(K.scale**2)
-            return kernel_of_products(K, self, weighted=True)
+            return self._by_products(weighted=True)
         gram = self.gram if self.scaling is None else None  # it was formed without the scaling
         return kernel_spectrum(
             J.weighted,
@@ -260,6 +302,22 @@ class Point:
             max_size=self.settings.max_rows,
             products=self.settings.max_products,
         )
+
+    def _by_products(self, *, weighted: bool) -> KernelSpectrum | None:
+        work = kernel_of_products(lambda: self.kernel_products, self, weighted=weighted)
+        return run(work, self.allowance)
+
+    def release(self) -> None:
+        """Give up the graph and all that hangs on it; what is known stays."""
+        for name in OF_THE_GRAPH:
+            vars(self).pop(name, None)
+        del self.loss, self.read_hessian, self.read_jacobian, self.read_kernel, self.evaluate
+
+    def adopt(self, other: Point) -> None:
+        """Go on with the graph of another point, of the same loss at the same place."""
+        self.loss = other.loss
+        self.read_hessian, self.read_jacobian = other.read_hessian, other.read_jacobian
+        self.read_kernel, self.evaluate = other.read_kernel, other.evaluate
 
     @cached_property
     def _jacobian_if_affordable(self) -> Rows | None:

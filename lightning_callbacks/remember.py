@@ -69,9 +69,9 @@ def _undo_of(thing: Any) -> Undo | None:
     if isinstance(thing, Tensor):
         return _remember_tensor(thing)  # running means, the state of torchmetrics
     if isinstance(thing, (list, deque)):
-        return _remember_contents(thing, thing.extend)  # outputs kept for the end of the epoch
+        return remember_contents(thing, thing.extend)  # outputs kept for the end of the epoch
     if isinstance(thing, (dict, set)):
-        return _remember_contents(thing, thing.update)  # attributes, counters; samples seen
+        return remember_contents(thing, thing.update)  # attributes, counters; samples seen
     if isinstance(thing, torch.Generator):
         return _remember_state(thing.get_state, thing.set_state)  # noise of its own
     if type(thing) is random.Random:  # SystemRandom has no state
@@ -101,7 +101,7 @@ def _remember_state(get: Callable[[], Any], put: Callable[[Any], object]) -> Und
     return undo
 
 
-def _remember_contents(thing: Any, refill: Callable[[Any], None]) -> Undo:
+def remember_contents(thing: Any, refill: Callable[[Any], None]) -> Undo:
     """Which objects a container held, in their order."""
     before = dict(thing) if isinstance(thing, dict) else list(thing)
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from .allowance import RESERVE, Allowance, Costs
+from .allowance import SAFETY, Allowance, Costs
 from .budget import Budget
 from .config import Arguments
+
+RESERVE = 0.9
+"""The part of what is allowed that is planned with. Together with `SAFETY` it leaves room for a
+last product that takes twice as long as the longest of late, where that is up to four training
+steps: 18 + (2 - 1.5) 4 = 20."""
 
 FIRST = 10.0
 """Training steps that the first measurement waits to be allowed, before anything is timed. An
@@ -18,8 +25,17 @@ the cheapest spectra about as many again."""
 
 GROWTH = 2.0
 """How much longer than the last a measurement may take where that had no time for full effort.
-Doubling reaches full effort, or the longest pause, after few measurements, and spends no more on
-all those before than on the one that does."""
+Doubling reaches full effort, or `PAUSES`, after few measurements, and spends no more on all those
+before than on the one that does."""
+
+PAUSES = 5.0
+"""Longest pauses over which a measurement is spread at most, unless its cheapest form takes more.
+By default that is 100 training steps' time in the course of 1,000 steps: chosen as the time over
+which a training changes little, and a graph of it has points enough."""
+
+OPENINGS = 4.0
+"""How many times as long as evaluating the loss again a further pause is at least: chosen so that
+no more than a quarter of the time goes into that."""
 
 
 class Schedule:
@@ -32,6 +48,7 @@ class Schedule:
         budget: of the time spent measuring.
         measured_at: the step of the last measurement, or None.
         costs: what a measurement consists of, as last timed.
+        spreads: whether a measurement may be continued in a later pause.
     """
 
     def __init__(self, given: Arguments) -> None:
@@ -42,8 +59,12 @@ class Schedule:
     def begin(self) -> None:
         """Start the clock anew."""
         given = self._given
-        self.budget = Budget(given.max_overhead, given.max_pause if given.bounded else None)
+        share, pause = given.max_overhead, given.max_pause
+        if given.bounded:
+            share, pause = (None if limit is None else RESERVE * limit for limit in (share, pause))
+        self.budget = Budget(share, pause if given.bounded else None)
         self.costs = Costs()
+        self.spreads = True
         self._wanted: float | None = None
 
     def due_at_step(self, trainer: Any) -> bool:
@@ -56,17 +77,42 @@ class Schedule:
         """Whether to measure at the end of an epoch."""
         return self._given.logging_interval == "epoch" and self._affordable(trainer)
 
+    def resumable(self, trainer: Any, allowance: Allowance, unit: float) -> bool:
+        """Whether to go on with a measurement, of which the next unit takes so many seconds."""
+        opening = self.costs.estimate("opening")
+        needed = SAFETY * (opening + unit + self.costs.estimate("closing")) + opening
+        wanted = max(allowance.rest(), needed, OPENINGS * opening)
+        return self._agreed(trainer, self._has(wanted))
+
     def allowance(self, trainer: Any, device: torch.device | None) -> Allowance:
-        """The time that a measurement now may take."""
+        """The time that a measurement that begins now may take."""
         if not self._given.bounded:
             return Allowance()
-        seconds, longest = self.budget.remaining, self.budget.longest_pause
-        at_most = seconds is not None and longest is not None and seconds >= longest
-        agree = None
+        now = self._now()
+        agree, seconds = None, None if now is None else max(self._effort(), now)
         if trainer.world_size > 1:
-            seconds = trainer.strategy.broadcast(seconds)
             agree = trainer.strategy.broadcast
-        return Allowance(seconds, self.costs, device, agree, longest=at_most)
+            seconds = agree(seconds)
+        allowance = Allowance(seconds, self.costs, device, agree)
+        allowance.step = self.budget.step_seconds or 0.0
+        allowance.suspend()
+        return allowance
+
+    @contextmanager
+    def pausing(self, allowance: Allowance) -> Iterator[bool]:
+        """A pause of the training, for a measurement; whether there will never be a longer one."""
+        with self.budget.measuring():
+            if allowance.unlimited:
+                yield True
+                return
+            longest, seconds = self.budget.longest_pause, self.budget.remaining
+            full = seconds is not None and longest is not None and seconds >= longest
+            closing = SAFETY * self.costs.estimate("closing")
+            allowance.resume(None if seconds is None else max(0.0, seconds - closing))
+            try:
+                yield bool(allowance.agreed(float(full)))
+            finally:
+                allowance.suspend()
 
     def took(self, seconds: float, *, reduced: bool, lacking: float) -> None:
         """A measurement has taken so long.
@@ -77,7 +123,15 @@ class Schedule:
             lacking: seconds that it takes more, at least, to have something of everything.
         """
         wanted = GROWTH * seconds if reduced else seconds
-        self._wanted = max(wanted, (seconds + lacking) / RESERVE)
+        self._wanted = max(wanted, SAFETY * (seconds + lacking))
+
+    def _effort(self) -> float:
+        """Seconds that the next measurement may take in all."""
+        longest = self.budget.longest_pause
+        if not self.spreads and longest is not None:
+            return longest
+        wanted = FIRST * (self.budget.step_seconds or 0.0) if self._wanted is None else self._wanted
+        return min(wanted, math.inf if longest is None else PAUSES * longest)
 
     def _reached(self, trainer: Any) -> bool:
         """Whether a multiple of `every_n_steps` has just been reached, or nothing is measured."""
@@ -88,19 +142,26 @@ class Schedule:
         return step % n == 0 and step > self.measured_at
 
     def _affordable(self, trainer: Any) -> bool:
-        """Whether there is time to measure.
+        """Whether there is time to measure."""
+        allowed = self.budget.allows()
+        if self._given.bounded:
+            enough = self.budget.step_seconds is not None
+            allowed = enough and self._has(self._effort())
+        return self._agreed(trainer, allowed)
 
-        The first process decides for all: clocks differ, and a mean over processes that some of
-        them do not join would never return.
+    def _agreed(self, trainer: Any, allowed: bool) -> bool:
+        """What the first process decides for all.
+
+        Clocks differ, and a mean over processes that some of them do not join would never return.
         """
-        allowed = self._enough() if self._given.bounded else self.budget.allows()
         return bool(trainer.strategy.broadcast(allowed)) if trainer.world_size > 1 else allowed
 
-    def _enough(self) -> bool:
-        """Whether the time that is left suffices for the effort wanted now."""
-        step, left = self.budget.step_seconds, self.budget.remaining
-        if step is None:
-            return False
-        wanted = FIRST * step if self._wanted is None else self._wanted
-        longest = self.budget.longest_pause
-        return left is None or left >= min(wanted, math.inf if longest is None else longest)
+    def _now(self) -> float | None:
+        """Seconds that a pause may take now, None for no limit."""
+        left, longest = self.budget.remaining, self.budget.longest_pause
+        return left if left is None or longest is None else min(left, longest)
+
+    def _has(self, seconds: float) -> bool:
+        """Whether there is so much time now, or as much as there will ever be in one pause."""
+        left, longest = self.budget.remaining, self.budget.longest_pause
+        return left is None or left >= min(seconds, math.inf if longest is None else longest)

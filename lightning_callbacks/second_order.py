@@ -22,8 +22,7 @@ from torch_newton.autodiff.products import (
 from torch_newton.closure.double_backward import TWINS
 from torch_newton.linalg.flat import filled, flatten, unflatten
 
-from .allowance import Allowance
-from .bounded import LEAST, first_vector
+from .bounded import first_vector
 from .failures import EXHAUSTED
 
 Warn = Callable[..., None]
@@ -61,8 +60,10 @@ class Derivatives:
         loss: a scalar with its graph.
         params: the P parameters.
         gradient_at: for differences of gradients.
-        allowance: of which the time is taken; it learns what a product takes.
         warn: called where differences of gradients are taken.
+        trial: whether a product is tried, and remembered, when somebody asks for the Hessian.
+        before: those of the same loss at the same point, of which the graph is gone: what was
+            learnt about the second derivative then holds now.
     """
 
     def __init__(
@@ -70,14 +71,19 @@ class Derivatives:
         loss: Tensor,
         params: Sequence[Tensor],
         gradient_at: GradientAt,
-        allowance: Allowance,
         warn: Warn,
+        *,
+        trial: bool = True,
+        before: Derivatives | None = None,
     ) -> None:
         self.params = list(params)
-        self._gradient_at, self._allowance, self._warn = gradient_at, allowance, warn
+        self._gradient_at, self._warn, self._trial = gradient_at, warn, trial
         self._reason: Exception | None = None
+        self._tried: bool = before is not None and before._tried
         try:
-            self._grads = differentiable_gradient(loss, self.params)
+            if before is not None and before._reason is not None:
+                raise before._reason
+            self._grads: Sequence[Tensor | None] = differentiable_gradient(loss, self.params)
             check_twice_differentiable(nodes_of(loss), self._grads)
             if any(g is not None and g.layout is not torch.strided for g in self._grads):
                 raise RuntimeError("a gradient is sparse, and has no derivative of its own")
@@ -92,18 +98,10 @@ class Derivatives:
         """H as products, P x P, and the unit of rounding of these where it exceeds the dtype's.
 
         A product is tried first: whether the graph can be differentiated twice is seen then.
-
-        Raises:
-            OutOfTimeError: there is no time for the products of the cheapest spectrum.
         """
-        allowance = self._allowance
-        # A product differentiates forward and backward pass once more, about their time; the first
-        # one takes longer.
-        guess = 2 * allowance.estimate("gradient")
-        allowance.require(LEAST * allowance.estimate("product", guess))
         if self._reason is None:
             try:
-                return self._tried(hessian_from_gradient(self._grads, self.params)), 0.0
+                return self._usable(hessian_from_gradient(self._grads, self.params)), 0.0
             except EXHAUSTED:
                 raise
             except RuntimeError as error:
@@ -114,15 +112,21 @@ class Derivatives:
             f"to few digits, because autograd has no second derivative here: {first}",
             "finite differences",
         )
-        H = self._tried(finite_difference_hessian(self._gradient_at, self.params))
+        H = self._usable(finite_difference_hessian(self._gradient_at, self.params))
         return H, float(torch.finfo(self.gradient.dtype).eps ** (2 / 3))
 
-    def _tried(self, H: LinearOperator) -> LinearOperator:
-        """The same operator, with the first product of the Lanczos process taken."""
-        if not self._allowance.unlimited:
-            H = self._allowance.timed(H, "product")
+    def release(self) -> None:
+        """Give up the graph; what was learnt about the second derivative stays."""
+        self._grads = ()
+
+    def _usable(self, H: LinearOperator) -> LinearOperator:
+        """The same operator, with the first product of the Lanczos process taken if none was."""
+        if self._tried:
+            return H
         v = first_vector(H)
-        return remembering(H, v, H @ v)
+        product = H @ v
+        self._tried = True
+        return remembering(H, v, product) if self._trial else H
 
 
 def remembering(A: LinearOperator, v: Tensor, product: Tensor) -> LinearOperator:

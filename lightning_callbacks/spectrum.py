@@ -88,7 +88,7 @@ def hessian_spectrum(
     """
     try:
         if H.shape[0] <= exact_up_to:
-            return _dense(dense_symmetric(H), epsilon, vectors, asymmetry)
+            return dense_spectrum(dense_symmetric(H), epsilon, vectors, asymmetry)
         found = lanczos_extremes(H, epsilon, products, asymmetry)
         if found is None:
             return None
@@ -150,7 +150,8 @@ def hessian_trace(
     return (found.value, found.standard_error) if math.isfinite(found.value) else None
 
 
-def _dense(matrix: Tensor, epsilon: float, vectors: bool, asymmetry: float) -> Spectrum:
+def dense_spectrum(matrix: Tensor, epsilon: float, vectors: bool, asymmetry: float) -> Spectrum:
+    """The spectrum of a matrix that is formed, symmetric and in double precision."""
     if vectors:
         values, basis = torch.linalg.eigh(matrix)
     else:

@@ -17,6 +17,7 @@ from torch_newton import RegNewton
 from torch_newton.curvature import CURVATURES
 from torch_newton.damping import RULES
 from torch_newton.graph.readers import READERS
+from torch_newton.graph.reading import MAX_ROWWISE
 from torch_newton.linalg.flat import flatten
 from torch_newton.preconditioners import PRECONDITIONERS
 
@@ -32,9 +33,9 @@ RECIPES = {
 class Fit:
     """Half the mean squared error of a small network with one output."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = 20) -> None:
         torch.manual_seed(0)
-        self.x = torch.randn(20, 2)
+        self.x = torch.randn(rows, 2)
         self.y = torch.sin(3 * self.x[:, :1]) * self.x[:, 1:]
         self.model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
 
@@ -123,15 +124,30 @@ def test_a_preconditioner() -> None:
 
 
 def test_a_reader() -> None:
+    class SmoothAbs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = nn.Parameter(torch.full((70,), 0.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.hypot(x, self.width)
+
+    def unread() -> tuple[str, ...]:
+        # More rows than are read one at a time where there is no reader.
+        fit, net = (
+            Fit(MAX_ROWWISE + 1),
+            nn.Sequential(nn.Linear(2, 70), SmoothAbs(), nn.Linear(70, 1)),
+        )
+        fit.model = net
+        optimizer = RegNewton(net.parameters())
+        fit.steps(optimizer, 1)
+        assert optimizer.last_step is not None
+        return optimizer.last_step.unread
+
+    with pytest.warns(UserWarning, match="HypotBackward0"):
+        assert len(unread()) == 1
     follow("reader for an operation")
-    net = nn.Sequential(nn.Linear(2, 70), nn.PReLU(70), nn.Linear(70, 1))
-    fit = Fit()
-    fit.model = net
-    optimizer = RegNewton(net.parameters())
-    fit.steps(optimizer, 1)
-    assert optimizer.last_step is not None
-    assert optimizer.last_step.jacobian == "BLOCKS"
-    assert optimizer.last_step.unread == ()
+    assert unread() == ()
 
 
 def test_a_logged_quantity(tmp_path: Path) -> None:

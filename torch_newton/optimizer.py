@@ -46,6 +46,10 @@ class RegNewton(torch.optim.Optimizer):
     The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.
 
+    A step takes at most eight vectors of P numbers more than a Hessian-vector product does, beside
+    rows of the Jacobian and their system where these are solved with (.docs/cost.md has formulas);
+    between steps it holds none but ``.grad``.
+
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = RegNewton([x])
     >>> def closure():
@@ -101,6 +105,9 @@ class RegNewton(torch.optim.Optimizer):
         correction: whether, in function space and under an adaptive damping, a refused step is
             tried once more with a second-order correction before lambda is raised.
         maximize: whether to maximize the loss; `last_step` then speaks of -L.
+        max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
+            as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
+            than it is worth (`preconditioners.cost`), the step is solved iteratively.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -122,6 +129,7 @@ class RegNewton(torch.optim.Optimizer):
         hvp: str = "auto",
         correction: bool = True,
         maximize: bool = False,
+        max_memory: int | None = None,
     ) -> None:
         check_lr(lr)
         self.options = Options(
@@ -135,6 +143,7 @@ class RegNewton(torch.optim.Optimizer):
             hvp,
             correction,
             maximize,
+            max_memory,
         )
         warn_of_foreign_lr(lr, adaptive=self.options.retrying is not None)
         self._memory = Memory()
@@ -252,7 +261,8 @@ class RegNewton(torch.optim.Optimizer):
                 if self.options.averaged
                 else Iteration(*common, twice, self._once)
             )
-            outcome = iteration.run(self._backward_calls, self._observe)
+            with evaluator.reporting():
+                outcome = iteration.run(self._backward_calls, self._observe)
             self._remember(outcome, differences and lasting)
             return outcome
         except BaseException:

@@ -18,8 +18,9 @@ class Path(enum.Enum):
     USER = "conjugate gradients, preconditioned by the callable given"
     FUNCTION_SPACE = "the Gauss-Newton step in function space, then conjugate gradients from it"
     INDEFINITE = "minimum residuals, because the matrix is indefinite"
-    KRONECKER = "Kronecker factors inverted, and a step size and momentum from the outputs' change"
+    KRONECKER = "along Kronecker factors inverted, as far as the curvature of the batch allows"
     SAMPLED_ROWS = "conjugate gradients, preconditioned by a sample of the rows in function space"
+    LOW_RANK = "conjugate gradients, preconditioned by a factor of low rank in function space"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class Step:
         width: n, the width that the damping is scaled by.
         path: how the linear system was solved and preconditioned.
         system: which matrix it was solved with.
+        rank: of the factor that preconditions on `Path.LOW_RANK`, zero on others.
+        effective_dimension: tr K (K + lambda I)^{-1} of the tangent kernel K, from that factor:
+            how many directions of function space the damping leaves free.
         jacobian: how the per-sample Jacobian was read, by the name in `graph.reading.Rung`;
             ``"NONE"`` where it was not.
         gradients: what the passes of a mini-batch step cost, in gradients; NaN for any other.
@@ -123,6 +127,8 @@ class Step:
     system: CandidateSystem
     jacobian: str = "NONE"
     unread: tuple[str, ...] = ()
+    rank: int = 0
+    effective_dimension: float = 0.0
     gradients: float = math.nan
 
     @property

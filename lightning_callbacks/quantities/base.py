@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -23,7 +24,10 @@ class Need(enum.Enum):
     SPECTRUM = "the extreme eigenvalues of H, and all of them where it is formed"
     EIGENVECTORS = "the eigenvectors of H, where it is formed"
     JACOBIAN = "the per-sample Jacobian of the loss's outputs"
-    KERNEL = "the extreme eigenvalues of the tangent kernels, for which products may do"
+    KERNEL = "the extreme eigenvalues of the tangent kernel, for which products may do"
+    WEIGHTED_KERNEL = "the same of the tangent kernel weighted by the output Hessian"
+    EVALUATION = "the loss at other parameters"
+    STEP = "the last step of the optimizer, for which the parameters before it are kept"
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,18 @@ class Quantity(ABC):
             and where it needs the Hessian and autograd's is not symmetric.
             Where `Need.JACOBIAN` is wanted of a loss without recognised outputs, nothing is; nor
             where there is no time for what is needed. One without needs is computed at every
-            point.
-        documentation: a key and its meaning for each number that is ever logged.
+            point. Where it needs the loss elsewhere, or a last step, and there is none, `unknown`
+            is logged.
+        documentation: a key and its meaning for each number that is ever logged. A name in angle
+            brackets stands for any number: ``"residual/<k>/largest"``.
+        light: whether it costs no more than a few evaluations of the loss; then it comes before
+            those that take what time they get.
     """
 
     name: str
     needs: frozenset[Need] = frozenset({Need.GRADIENT})
     documentation: tuple[tuple[str, str], ...]
+    light: bool = False
 
     @abstractmethod
     def compute(self, point: Point) -> Measured:
@@ -77,4 +86,17 @@ class Quantity(ABC):
 
     def unknown(self) -> Numbers:
         """The numbers under the same keys where nothing is known: NaN, unless overridden."""
-        return {key: math.nan for key, _ in self.documentation}
+        return {key: math.nan for key, _ in self.documentation if "<" not in key}
+
+    def documents(self, key: str) -> bool:
+        """Whether the documentation lists a key.
+
+        >>> ResidualOfTerm = type("ResidualOfTerm", (Quantity,), {"compute": None})
+        >>> ResidualOfTerm.documentation = (("residual/<k>/largest", "of term k"),)
+        >>> ResidualOfTerm().documents("residual/12/largest")
+        True
+        """
+        return any(
+            re.fullmatch(re.sub(r"<\w+>", r"\\d+", known), key) is not None
+            for known, _ in self.documentation
+        )

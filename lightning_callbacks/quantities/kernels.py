@@ -70,6 +70,7 @@ class NewtonTangentKernel(KernelNumbers):
     """
 
     name = "nntk"
+    needs = frozenset({Need.GRADIENT, Need.WEIGHTED_KERNEL})
     documentation = documented(name, "the Newton kernel, Gauss-Newton form")
 
     def compute(self, point: Point) -> Measured:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .alignment import TermAlignment
 from .base import Quantity
+from .critical import CriticalSharpness
+from .effective_dimension import EffectiveDimension
 from .exact_newton_kernel import ExactNewtonTangentKernel
+from .gram_shares import GramShares
 from .hessian import HessianNumbers
 from .kernels import NewtonTangentKernel, TangentKernel
 from .newton import NewtonNumbers
+from .precision import PrecisionNumbers
+from .residuals import ResidualNumbers
+from .sharpness import GradientSharpness, StepSharpness
 from .trace import TraceNumbers
 
 QUANTITIES: dict[str, Quantity] = {
@@ -19,10 +26,30 @@ QUANTITIES: dict[str, Quantity] = {
         TangentKernel(),
         NewtonTangentKernel(),
         ExactNewtonTangentKernel(),
+        EffectiveDimension(),
+        GradientSharpness(),
+        StepSharpness(),
+        CriticalSharpness(),
+        ResidualNumbers(),
+        TermAlignment(),
+        GramShares(),
+        PrecisionNumbers(),
         NewtonNumbers(),
     )
 }
 """Every quantity by the name under which CurvatureMonitor is asked for it. Add your own."""
+
+BY_DEFAULT = (
+    "hessian",
+    "ntk",
+    "nntk",
+    "effective_dimension",
+    "sharpness",
+    "residuals",
+    "alignment",
+    "precision",
+)
+"""Those measured where the user names none: the spectra, and what costs little beside them."""
 
 
 def documentation_table(quantities: Iterable[Quantity]) -> str:

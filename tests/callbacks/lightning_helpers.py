@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_callbacks import CurvatureMonitor
+from lightning_callbacks import QUANTITIES, CurvatureMonitor
 from tests.helpers import mlp, randn
 from torch_newton import RegNewton
 
@@ -19,8 +19,13 @@ KEYS = {
     *(f"{kernel}/{name}" for kernel in ("ntk", "nntk") for name in (
         "lambda_min", "lambda_min_error", "lambda_max", "lambda_max_error", "condition_number",
     )),
+    *(f"effective_dimension/{name}" for name in ("value", "low", "high")),
+    *(f"sharpness/{name}" for name in ("gradient", "limit")),
+    *(f"residual/{name}" for name in ("largest", "percentile_99")),
+    *(f"precision/{name}" for name in ("loss_noise", "gain", "limited")),
 }  # fmt: skip
-ALL = ("hessian", "trace", "ntk", "nntk", "nntk_hessian")
+SPECTRA = ("hessian", "trace", "ntk", "nntk", "nntk_hessian")
+ALL = tuple(name for name in QUANTITIES if name != "newton")
 
 
 def monitoring(*arguments, **options):

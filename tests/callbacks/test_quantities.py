@@ -91,7 +91,8 @@ def test_a_quantity_of_ones_own_may_use_all_of_the_point(optimizer):
 
     class Everything(Quantity):
         name = "everything"
-        needs = frozenset(Need)
+        # A step of RegNewton does not say what its loss would be elsewhere.
+        needs = frozenset(Need) - ({Need.EVALUATION} if optimizer is RegNewton else set())
         documentation = (("everything/loss", "loss"),)
 
         def compute(self, point):
@@ -119,15 +120,15 @@ def test_what_needs_outputs_is_left_out_where_the_loss_shows_none():
         def compute(self, point):
             return Measured({"rows/count": point.jacobian.plain.rows})
 
-    class Quartic(Regression):
+    class Concave(Regression):
         def training_step(self, batch):
-            return (self.net(batch[0]) - batch[1]).norm(p=4)
+            return -(self.net(batch[0]) - batch[1]).norm(p=4)
 
     monitor = monitoring(quantities=(Rows(), "hessian"))
     fit(monitor)
     assert monitor.latest["rows/count"] == 10
     with pytest.warns(UserWarning, match="outputs=callable"):
-        fit(monitor, Quartic())
+        fit(monitor, Concave())
     assert "rows/count" not in monitor.latest
     assert "hessian/lambda_min" in monitor.latest
 
@@ -167,16 +168,40 @@ def test_the_monitor_documents_every_key():
     assert documentation_table(QUANTITIES.values()) in inspect.getdoc(CurvatureMonitor)
 
 
+class TwoTerms(Regression):
+    """Fits the first half of the batch, and twice as much the second."""
+
+    def training_step(self, batch):
+        x, y = batch
+        near, far = (torch.nn.functional.mse_loss(self.net(x[i]), y[i]) for i in HALVES)
+        return near + 2 * far
+
+
+HALVES = (slice(0, 5), slice(5, 10))
+OF_TERMS = ("alignment", "gram_shares")
+"""Quantities of which nothing is logged where the loss has one term, or nobody knows."""
+
+
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_the_documentation_lists_what_is_logged(name):
     quantity = QUANTITIES[name]
     assert quantity.name == name
     documented = [key for key, _ in quantity.documentation]
-    assert list(quantity.unknown()) == documented
+    known = [key for key in documented if "<" not in key]
+    assert list(quantity.unknown()) == ([] if name in OF_TERMS else known)
+    newton = [key for key, _ in QUANTITIES["newton"].documentation]
     monitor = monitoring(quantities=name)
     fit(monitor, Regression(optimizer=RegNewton))
-    newton = [key for key, _ in QUANTITIES["newton"].documentation]
-    assert list(monitor.latest) == list(dict.fromkeys(documented + newton))
+    expected = [] if name in OF_TERMS else known
+    assert list(monitor.latest) == list(dict.fromkeys(expected + newton))
+    fit(monitor, TwoTerms(optimizer=RegNewton))
+    numbered = {key for key in documented if "<" in key}
+    expected = dict.fromkeys(key for key in documented if key not in numbered)
+    for key in numbered:
+        pair = key.replace("<j>", "0").replace("<k>", "1")
+        both = {pair} if "<j>" in key else {key.replace("<k>", str(k)) for k in (0, 1)}
+        expected |= dict.fromkeys(both)
+    assert set(monitor.latest) == set(expected) | set(newton)
 
 
 @pytest.mark.parametrize("name", [name for name in QUANTITIES if name != "newton"])

@@ -1,26 +1,30 @@
-"""What each process of `test_distributed` runs: python ddp_worker.py RANK WORLD FILE CASE."""
+"""What each process of `test_distributed` runs: python ddp_worker.py RANK WORLD FOLDER."""
 
 from __future__ import annotations
 
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from torch_newton import RegNewton
+from torch_newton import LinearOperator, RegNewton
 
 STEPS = 6
 DTYPE = torch.float64
 
 
-def network(outputs: int = 1, norm: bool = False) -> nn.Module:
+def network(outputs: int = 1, norm: bool = False, small: bool = False) -> nn.Module:
     torch.manual_seed(0)
+    if small:
+        return nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, outputs)).to(DTYPE)
     layers = [nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, outputs)]
     if norm:
         layers.insert(1, nn.BatchNorm1d(8))
@@ -44,12 +48,25 @@ CASES: dict[str, dict[str, Any]] = {
     "uneven": {},
     "uneven_plain": {"preconditioner": None},
     "unused": {},
+    "primal": {},
+    "primal_uneven": {},
+    "primal_scaled": {"curvature": "gauss_newton", "scaling": "jacobian"},
+    "primal_hessian": {"curvature": "hessian"},
+    "primal_unused": {"curvature": "gauss_newton", "scaling": "jacobian"},
+    "primal_clipped": {},
+    "undamped": {"curvature": "gauss_newton", "damping": 0.0, "lr": 0.5},
     "accumulated": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
     "accumulated_inside": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
 }
 
 
+TALL = ("primal", "undamped")
+"""Cases with more rows than parameters."""
+
+
 def rows_of(case: str, rank: int) -> int:
+    if case.startswith(TALL):
+        return 40 + 30 * rank if case == "primal_uneven" else 40
     return 7 + 5 * rank if case.startswith("uneven") else 10
 
 
@@ -63,9 +80,9 @@ def loss_of(case: str, model: nn.Module, rank: int, seed: int = 0) -> Tensor:
 class Unused(nn.Module):
     """Has a layer that only the first rank uses."""
 
-    def __init__(self, rank: int | None) -> None:
+    def __init__(self, rank: int | None, small: bool = False) -> None:
         super().__init__()
-        self.net, self.extra, self.rank = network(), nn.Linear(2, 1).to(DTYPE), rank
+        self.net, self.extra, self.rank = network(small=small), nn.Linear(2, 1).to(DTYPE), rank
         nn.init.constant_(self.extra.weight, 0.3)
         nn.init.constant_(self.extra.bias, 0.1)
 
@@ -75,9 +92,14 @@ class Unused(nn.Module):
         return result + self.extra(x) if with_extra else result
 
 
+def model_of(case: str, rank: int | None) -> nn.Module:
+    small = case.startswith(TALL)
+    return Unused(rank, small) if case.endswith("unused") else network(3, small=small)
+
+
 def together(case: str, world: int) -> list[Tensor]:
     """The same in a single process: the loss is the mean of the ranks' losses."""
-    model: nn.Module = Unused(None) if case == "unused" else network(3)
+    model = model_of(case, None)
     optimizer = RegNewton(model.parameters(), **CASES[case])
     path = []
     for step in range(STEPS):
@@ -86,13 +108,14 @@ def together(case: str, world: int) -> list[Tensor]:
             optimizer.zero_grad()
             parts = []
             for rank in range(world):
-                if case == "unused":
-                    x, y, _ = batch(10, 10 * rank)
+                if case.endswith("unused"):
+                    x, y, _ = batch(rows_of(case, rank), 10 * rank)
                     parts.append(functional.mse_loss(model(x, rank == 0), y))
                 else:
                     parts.append(loss_of(case, model, rank))
             loss = torch.stack(parts).mean()
             loss.backward()
+            clip(case, model)
             return loss
 
         if case.startswith("accumulated"):
@@ -124,13 +147,18 @@ def micro_batches(case: str, model: nn.Module, optimizer: RegNewton, world: int,
     optimizer.step(closure)
 
 
+def clip(case: str, model: nn.Module) -> None:
+    if case.endswith("clipped"):
+        nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+
+
 def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 def apart(case: str, rank: int) -> list[Tensor]:
-    inner: nn.Module = Unused(rank) if case == "unused" else network(3)
-    model = DistributedDataParallel(inner, find_unused_parameters=case == "unused")
+    inner = model_of(case, rank)
+    model = DistributedDataParallel(inner, find_unused_parameters=case.endswith("unused"))
     optimizer = RegNewton(model.parameters(), **CASES[case])
     path = []
     for step in range(STEPS):
@@ -139,6 +167,7 @@ def apart(case: str, rank: int) -> list[Tensor]:
             optimizer.zero_grad()
             loss = loss_of(case, model, rank)
             loss.backward()
+            clip(case, model)
             return loss
 
         def last_micro_batch(step: int = step) -> Tensor:
@@ -165,34 +194,153 @@ def apart(case: str, rank: int) -> list[Tensor]:
     return path
 
 
-def error_of(case: str, rank: int) -> str:
-    """The message of a set-up that cannot work."""
-    inner = network(3, norm=True)
+SETUPS = ("unwrapped", "no_sync")
+FAILURES: dict[str, str] = {
+    "nan": "NonFiniteLossError",
+    "raises": "ArithmeticError",
+    "raises before the model": "ArithmeticError",
+    "raises at a trial": "MemoryError",
+    "is interrupted at a trial": "KeyboardInterrupt",
+    "raises in reading": "ArithmeticError",
+    "raises in a preconditioner": "ArithmeticError",
+    "raises in a gradient of a difference": "MemoryError",
+    "raises in an observer": "ArithmeticError",
+}
+"""What happens on the second rank, and what it raises there."""
+
+
+class Broken:
+    """A preconditioner that fails on one rank at its second product."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.products = rank, 0
+
+    def __call__(self, loss: Tensor, params: Any) -> Any:
+        def product(v: Tensor) -> Tensor:
+            self.products += 1
+            if self.rank == 1 and self.products == 2:
+                raise ArithmeticError("broken product")
+            return v
+
+        size = sum(param.numel() for param in params)
+        return lambda damping: LinearOperator((size, size), product, product, DTYPE, loss.device)
+
+
+def options_of(case: str, rank: int) -> dict[str, Any]:
+    if case == "raises in a preconditioner":
+        return {"preconditioner": Broken(rank)}
+    return {"hvp": "finite_difference"} if "difference" in case else {}
+
+
+def fail(case: str, rank: int, calls: int) -> None:
+    """Raise what the case has this rank raise in the closure, before it runs the model."""
+    if rank != 1:
+        return
+    if case == "raises before the model":
+        raise ArithmeticError("no batch")
+    at = 4 if "difference" in case else 3
+    if case in ("raises at a trial", "raises in a gradient of a difference") and calls == at:
+        raise MemoryError("no memory")
+    if case == "is interrupted at a trial" and calls == at:
+        raise KeyboardInterrupt
+
+
+def error_of(case: str, rank: int) -> tuple[str, float]:
+    """The message of a set-up that cannot work, and after how many seconds it came."""
+    inner = network(3, norm=case in SETUPS)
     model = DistributedDataParallel(inner)
-    optimizer = RegNewton(inner.parameters())
+    optimizer = RegNewton(inner.parameters(), **options_of(case, rank))
     before = [value.clone() for value in inner.state_dict().values()]
+    calls, patch = 0, pytest.MonkeyPatch()
+
+    def broken(*args: Any) -> None:
+        raise ArithmeticError("broken")
+
+    if rank == 1 and case == "raises in reading":
+        patch.setattr("torch_newton.curvature.linearization.read_residuals", broken)
+    if rank == 1 and case == "raises in an observer":
+        optimizer.register_observer(broken)
 
     def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
         optimizer.zero_grad()
+        fail(case, rank, calls)
         loss = loss_of(case, inner if case == "unwrapped" else model, rank)
-        if case == "one_rank_nan" and rank == 1:
+        if case == "nan" and rank == 1:
             loss = loss * float("nan")
-        if case == "one_rank_fails" and rank == 1:
+        if case == "raises" and rank == 1:
             raise ArithmeticError("broken batch")
         loss.backward()
         return loss
 
+    start = time.monotonic()
     try:
-        if case == "no_sync":
-            with model.no_sync():
+        for _ in range(2):  # the failure of an observer is seen at the next exchange
+            if case == "no_sync":
+                with model.no_sync():
+                    optimizer.step(closure)
+            else:
                 optimizer.step(closure)
-        else:
-            optimizer.step(closure)
-    except Exception as error:
+            before = [value.clone() for value in inner.state_dict().values()]
+    except BaseException as error:
         after = inner.state_dict().values()
         same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        return f"{type(error).__name__}: {error}" + ("" if same else " (and moved)")
-    return "no error"
+        message = f"{type(error).__name__}: {error}" + ("" if same else " (and moved)")
+    else:
+        message = "no error"
+    finally:
+        patch.undo()
+    return message, time.monotonic() - start
+
+
+COUNTED: dict[str, dict[str, Any]] = {
+    "iterations": {"curvature": "gauss_newton", "preconditioner": None},
+    "rows gathered": {"curvature": "gauss_newton", "scaling": None},
+    "primal, rows apart": {"curvature": "gauss_newton", "scaling": None},
+    "primal, rows apart, scaled": {"curvature": "gauss_newton", "scaling": "jacobian"},
+}
+
+
+def exchanged(case: str, rank: int) -> dict[str, Any]:
+    """Bytes that one rank gives to the exchanges of a step, of flags and of the rest."""
+    inner = network(3, small=case.startswith(TALL))
+    model = DistributedDataParallel(inner)
+    optimizer = RegNewton(model.parameters(), correction=False, **COUNTED[case])
+    sizes: list[int] = []
+    patch = pytest.MonkeyPatch()
+
+    def counted(name: str, at: int) -> None:
+        original = getattr(dist, name)
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            sizes.append(args[at].nbytes)
+            return original(*args, **kwargs)
+
+        patch.setattr(dist, name, counting)
+
+    counted("all_reduce", 0)
+    counted("all_gather", 1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(case, model, rank)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    patch.undo()
+    step = optimizer.last_step
+    assert step is not None
+    flags = sum(1 for size in sizes if size == 16)
+    return {
+        "flags": flags,
+        "bytes": sum(sizes) - 16 * flags,
+        "exchanges": len(sizes) - flags,
+        "step": {"products": step.products, "attempts": step.attempts, "path": step.path.name},
+        "shapes": [tuple(param.shape) for param in inner.parameters()],
+        "rows": rows_of(case, 0),
+    }
 
 
 def undefined(rank: int) -> list[Tensor]:
@@ -269,9 +417,10 @@ def main(rank: int, world: int, folder: Path) -> None:
         timeout=timedelta(seconds=120),
     )
     results: dict[str, Any] = {case: apart(case, rank) for case in CASES}
-    for case in ("unwrapped", "no_sync", "one_rank_nan", "one_rank_fails"):
+    for case in (*SETUPS, *FAILURES):
         results[case] = error_of(case, rank)
         dist.barrier()
+    results["exchanged"] = {case: exchanged(case, rank) for case in COUNTED}
     results["batch_norm"] = batch_norm(rank)
     results["kronecker"] = kronecker(rank)
     results["undefined"] = undefined(rank)

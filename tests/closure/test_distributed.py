@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -62,9 +63,12 @@ def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) 
     for step in range(ddp_worker.STEPS):
         found = [results[case][step] for results in ranks]
         assert all(torch.equal(vector, found[0]) for vector in found)
-        if case != "differences" or step == 0:
+        # So does an undamped step, whose system has no bound on its condition.
+        if case not in ("differences", "undamped") or step == 0:
             tol = 1e-6 if case == "differences" else 1e-10 if step < 3 else 1e-8
-            torch.testing.assert_close(found[0], expected[step], rtol=0, atol=tol)
+            # Undamped steps go to numbers in the thousands, of a system as badly conditioned.
+            rtol = 1e-9 if case == "undamped" else 0
+            torch.testing.assert_close(found[0], expected[step], rtol=rtol, atol=tol)
     assert not torch.equal(expected[0], expected[-1])
 
 
@@ -85,19 +89,48 @@ def test_a_set_up_that_would_step_each_rank_for_itself(
     ranks: list[dict[str, Any]], case: str, says: str
 ) -> None:
     for results in ranks:
-        assert results[case].startswith("RankError")
-        assert says in results[case]
-        assert "(and moved)" not in results[case]
+        message, _ = results[case]
+        assert message.startswith("RankError")
+        assert says in message
+        assert "(and moved)" not in message
 
 
-@pytest.mark.parametrize(
-    ("case", "own"), [("one_rank_nan", "NonFiniteLossError"), ("one_rank_fails", "ArithmeticError")]
-)
-def test_a_failure_on_one_rank_stops_all(ranks: list[dict[str, Any]], case: str, own: str) -> None:
-    messages = [results[case] for results in ranks]
+@pytest.mark.parametrize(("case", "own"), ddp_worker.FAILURES.items())
+def test_a_failure_on_one_rank_stops_all_within_seconds(
+    ranks: list[dict[str, Any]], case: str, own: str
+) -> None:
+    messages = [results[case][0] for results in ranks]
     assert messages[1].startswith(own)
     assert all("failed on another rank" in m for r, m in enumerate(messages) if r != 1)
     assert not any("(and moved)" in message for message in messages)
+    # Those who wait for a rank that never answers do so for the two minutes of the worker.
+    assert all(results[case][1] < 20 for results in ranks)
+
+
+@pytest.mark.parametrize("case", ddp_worker.COUNTED)
+def test_a_step_exchanges_what_the_page_on_costs_says(
+    ranks: list[dict[str, Any]], case: str
+) -> None:
+    for rank in ranks:
+        found = rank["exchanged"][case]
+        step, shapes, rows = found["step"], found["shapes"], found["rows"]
+        P = sum(math.prod(shape) for shape in shapes)
+        numbers = P + len(shapes) + 1  # gradient, which parameters are used, rows of each rank
+        if step["path"] == "PLAIN":
+            numbers += step["products"] * P
+        else:
+            numbers += 4 * len(shapes) + rows  # kinds of factors, target
+            sides = sum(a + b for a, b in (shape for shape in shapes if len(shape) == 2))
+            if case.startswith("primal"):
+                # J^T J and J^T t; J d of each direct step; and the product that measures A.
+                numbers += P**2 + P + step["attempts"] * rows
+                numbers += (step["products"] - step["attempts"]) * P
+            else:
+                numbers += rows * sides
+            if case.endswith("scaled"):
+                numbers += sides + sum(shape[0] for shape in shapes if len(shape) == 1)
+        assert found["bytes"] == 8 * numbers
+        assert found["flags"] <= found["exchanges"] + 12
 
 
 def test_a_trial_that_is_not_defined_on_one_rank_is_refused_on_all(

@@ -76,6 +76,7 @@ NODES: dict[str, Callable[[], Tensor]] = {
     "NllLoss2DBackward0": lambda: F.nll_loss(tensor(2, 3, 4, 4), labels(2, 4, 4)),
     "NllLossBackward0": lambda: F.nll_loss(tensor(2, 3), labels(2)),
     "NormBackward0": lambda: aten.norm.Scalar(tensor(3), 2),
+    "NormBackward1": lambda: F.pairwise_distance(tensor(2, 3), constant(2, 3)),
     "PermuteBackward0": lambda: tensor(2, 3).permute(1, 0),
     "PowBackward0": lambda: tensor(3) ** 2,
     "PreluKernelBackward0": lambda: F.prelu(constant(2, 3), tensor(3)),

@@ -103,6 +103,10 @@ def _dist() -> Tensor:
     return torch.dist(tensor(3), constant(3) + 1)
 
 
+def _distance() -> Tensor:
+    return F.pairwise_distance(tensor(2, 3), constant(2, 3), eps=1.0)
+
+
 BOUND = "the square above this loss is not found, or is a wrong one"
 JACOBIAN = "per-sample Jacobians of "
 SCALED = "a scaled sum would be read as a plain one, caught only by the random check"
@@ -316,6 +320,9 @@ FIELDS = [
         3,
         "the Euclidean norm is not told from others, whose square would be misread",
     ),
+    Field("NormBackward1", "p", _distance, 2, "distances are not told from others"),
+    Field("NormBackward1", "self", _distance, torch.ones(2, 3), "as for vector_norm"),
+    Field("NormBackward1", "dim", _distance, (1,), BOUND),
     Field("MseLossBackward0", "self", _mse(), constant(3), "no residual z - y"),
     Field("MseLossBackward0", "target", _mse(), constant(3) + 1, "no residual z - y"),
     Field(

@@ -11,7 +11,7 @@ from tests.contract.graphs import NODES, ONLY_BY_ATEN, WRITTEN
 from torch_newton.autodiff.nodes import inputs
 from torch_newton.graph.cut import ELEMENTWISE
 from torch_newton.graph.readers import READERS
-from torch_newton.graph.residuals import CURVED, LINEAR, NORMS
+from torch_newton.graph.residuals import CURVED, LINEAR, NORMS, ROOTS
 from torch_newton.graph.views import SCALES, VIEWS
 from torch_newton.graph.walk import CONCAVE
 
@@ -52,6 +52,10 @@ TABLES: dict[str, tuple[Collection[str], str]] = {
         NORMS,
         "the square of this norm is read as one residual, the norm, in place of the vector's "
         "entries",
+    ),
+    "ROOTS": (
+        ROOTS,
+        "the square of such a root is read as that of a number, not of what is inside",
     ),
 }
 """The tables of names, and what is lost with an entry."""

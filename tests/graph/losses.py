@@ -78,6 +78,11 @@ def _evidence(z: Tensor) -> Tensor:
     return functional.kl_div(z.log_softmax(1), SOFT, reduction="batchmean")
 
 
+def _across(z: Tensor) -> Tensor:
+    """Which of the samples is the best, for each output."""
+    return functional.kl_div(z.log_softmax(0), SOFT / SOFT.sum(0), reduction="sum")
+
+
 def _poisson(z: Tensor) -> Tensor:
     return (z.exp() - COUNTS * z).mean()
 
@@ -129,6 +134,33 @@ SPELLINGS: dict[str, tuple[Loss, Loss]] = {
     "dist squared": (lambda z: torch.dist(z, Y) ** 2 / 30, mse),
     "variance": (lambda z: (z - Y).var(), lambda z: (z - Y).var(unbiased=True)),
     "standard deviation": (lambda z: (z - Y).std(), lambda z: (z - Y).var()),
+    "pairwise_distance squared": (
+        lambda z: functional.pairwise_distance(z, Y, eps=0).square().mean() / 3,
+        mse,
+    ),
+    "pairwise_distance": (
+        lambda z: functional.pairwise_distance(z, Y).mean(),
+        lambda z: (z - Y).norm(dim=1).mean(),
+    ),
+    "norms times themselves": (lambda z: ((n := (z - Y).norm(dim=1)) * n).mean() / 3, mse),
+    "roots squared": (lambda z: ((z - Y).square().sum(1) + 1e-3).sqrt().square().mean() / 3, mse),
+    "dist times itself": (lambda z: (d := torch.dist(z, Y)) * d / 30, mse),
+    "variance of each output": (lambda z: (z - Y).var(0).sum(), lambda z: (z - Y).var(0).sum()),
+    "variance of each sample": (lambda z: (z - Y).var(1).sum(), lambda z: (z - Y).var(1).sum()),
+    "deviations squared": (
+        lambda z: (z - Y).std(0).square().sum(),
+        lambda z: (z - Y).var(0).sum(),
+    ),
+    "variance and mean": (lambda z: torch.var_mean(z - Y)[0], lambda z: (z - Y).var()),
+    "squares about the mean": (
+        lambda z: ((r := z - Y) - r.mean(0)).square().sum() / 9,
+        lambda z: (z - Y).var(0).sum(),
+    ),
+    "trace of a covariance": (
+        lambda z: torch.cov((z - Y).T).trace(),
+        lambda z: (z - Y).var(0).sum(),
+    ),
+    "softmax across samples": (_across, _across),
     "RMSE": (lambda z: mse(z).sqrt(), mse),
     "RMSE with epsilon": (lambda z: (mse(z) + 1e-12).sqrt(), mse),
     "RMSE by a power": (lambda z: mse(z) ** 0.5, mse),

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tests.graph.losses import BELOW, CLASSES, INNER, INPUTS, ROWS, SPELLINGS, Loss, Y, ce, mse
 from tests.helpers import assert_close, closure_of, mlp, problem_of, randn
-from torch_newton import RegNewton, UnreadableGraphWarning, find_residuals
+from torch_newton import RegNewton, UnreadableGraphWarning, find_residuals, gradient
 from torch_newton.graph.loss_curvature import output_hessian_root
 from torch_newton.kernels.rows import rows_of_loss
 from torch_newton.preconditioners.function_space import function_space
@@ -240,14 +240,48 @@ def test_what_is_in_the_way_is_named_once() -> None:
 
 
 def test_samples_that_interact_are_named() -> None:
-    """A softmax over 70 samples: too many numbers interact for blocks."""
-    x = randn(70, 2, seed=1)
+    """A softmax over 140 samples: too many numbers interact for a whole matrix."""
+    x = randn(140, 2, seed=1)
     model = mlp(2, 4, 1)
     with pytest.warns(UnreadableGraphWarning, match="LogSoftmaxBackward0"):
         _, paths, optimizer = train(model, lambda: -model(x)[:, 0].log_softmax(0)[:5].mean(), 2)
     assert paths == {Path.PLAIN}
     assert optimizer.last_step is not None
     assert "samples interact" in optimizer.last_step.unread[0]
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 4), (4, 3, 5)])
+def test_the_closed_form_of_a_softmax_along_the_first_dimension(shape: tuple[int, ...]) -> None:
+    """Logits of one sample, and a softmax across samples: blocks are not those of samples."""
+    z, weights = randn(*shape, seed=1).requires_grad_(), randn(*shape, seed=2).abs()
+    (term,) = find_residuals(-(z.log_softmax(0) * weights).sum()).terms
+    assert term.formula is not None
+    Q, root, u = term.formula(), output_hessian_root(term), randn(*shape, seed=3)
+    assert Q is not None
+    assert root is not None
+    assert_close(Q.matvec(u), term.hessian_product()(u))
+    assert_close(root.apply(root.apply(u)), Q.matvec(u))
+
+
+@pytest.mark.parametrize("dims", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("samples", [6, 90])
+def test_gauss_newton_of_a_variance_is_exact_however_many_numbers_it_is_of(
+    samples: int, dims: tuple[int, ...]
+) -> None:
+    """For 90 samples of 3 outputs the function space is that of a bound, and preconditions."""
+    x, y, damping = randn(samples, 2, seed=1), randn(samples, 3, seed=2), 0.1
+    problem = problem_of(mlp(2, 6, 3), x, lambda z: (z - y).var(dims).sum())
+    params, g = problem.params, gradient(problem.value(), problem.params)
+    optimizer = RegNewton(params, curvature="gauss_newton", damping=damping, cg_tol=1e-12)
+    expected = -torch.linalg.solve(
+        problem.gauss_newton() + damping * torch.eye(len(g), dtype=g.dtype), g
+    )
+    start = torch.cat([p.detach().reshape(-1) for p in params])
+    optimizer.step(closure_of(optimizer, problem.value))
+    moved = torch.cat([p.detach().reshape(-1) for p in params]) - start
+    assert_close(moved, expected, 1e-8)
+    assert optimizer.last_step is not None
+    assert optimizer.last_step.path is Path.FUNCTION_SPACE
 
 
 def test_there_are_enough_spellings() -> None:

@@ -18,7 +18,7 @@ from tests.helpers import (
     regression,
 )
 from torch_newton import find_residuals, gradient
-from torch_newton.graph.residuals import CURVED, LINEAR, NORMS
+from torch_newton.graph.residuals import CURVED, LINEAR, NORMS, ROOTS
 from torch_newton.preconditioners.function_space import function_space
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -256,6 +256,8 @@ def leaf(*shape: int) -> Tensor:
 NODES: dict[str, Callable[[], Tensor]] = {
     "AbsBackward0": lambda: leaf(2).abs(),
     "DistBackward0": lambda: torch.dist(leaf(2), torch.zeros(2)),
+    "NormBackward1": lambda: functional.pairwise_distance(leaf(1, 2), torch.zeros(1, 2)),
+    "SqrtBackward0": lambda: leaf(2).sqrt(),
     "StdBackward0": lambda: leaf(2).std(),
     "VarBackward0": lambda: leaf(2).var(),
     "GatherBackward0": lambda: leaf(2).gather(0, torch.tensor([1])),
@@ -324,7 +326,7 @@ def test_private_node_name_is_still_what_pytorch_calls_it(name: str) -> None:
 
 
 def test_every_node_name_relied_on_has_an_expression_above() -> None:
-    assert set(CURVED) | LINEAR | NORMS == set(NODES) | NO_LONGER_MADE
+    assert set(CURVED) | LINEAR | NORMS | ROOTS == set(NODES) | NO_LONGER_MADE
 
 
 def test_private_attributes_are_still_there() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.helpers import assert_close, randn, symmetric_with
 from torch_newton import LinearOperator, Stop, conjugate_gradient, from_dense, identity
+from torch_newton.linalg.operators import damped
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -260,3 +261,22 @@ def test_preconditioner_that_is_not_definite_stops_the_solve() -> None:
     assert solution.stop is Stop.PRECONDITIONER
     assert solution.x.isfinite().all()
     assert torch.allclose(A @ solution.x, solution.Ax)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_right_hand_side_is_overwritten_only_where_that_is_allowed(overwrite: bool) -> None:
+    A, b = definite(8, 10.0, 0), randn(8, seed=1)
+    before = b.clone()
+    solution = conjugate_gradient(from_dense(A), b, overwrite_b=overwrite)
+    assert_close(solution.x, torch.linalg.solve(A, before), 1e-7)
+    assert torch.equal(b, before) is not overwrite
+
+
+def test_operators_and_preconditioners_that_return_their_argument() -> None:
+    b = randn(5, seed=0)
+    before = b.clone()
+    M = identity(5)
+    for A in (identity(5), damped(identity(5), 1.0)):
+        solution = conjugate_gradient(A, b, M)
+        assert_close(A @ solution.x, before, 1e-12)
+        assert torch.equal(b, before)

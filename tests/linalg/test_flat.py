@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import randn
-from torch_newton.linalg.flat import flatten, unflatten
+from torch_newton.linalg import flat
+from torch_newton.linalg.flat import add_multiple_, all_finite, flatten, unflatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -34,3 +35,22 @@ def test_flatten_keeps_the_order_and_reads_noncontiguous_tensors_by_rows() -> No
 def test_unflatten_refuses_a_vector_of_another_length(length: int) -> None:
     with pytest.raises(RuntimeError):
         unflatten(torch.zeros(length), [torch.zeros(2, 2), torch.zeros(())])
+
+
+@given(st.integers(1, 40), st.floats(-1e3, 1e3), seeds)
+def test_adding_a_multiple_in_pieces_rounds_as_the_expression_does(
+    n: int, factor: float, seed: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "CHUNK", 7)
+        y, x = randn(n, seed=seed), randn(n, seed=seed + 1)
+        expected = y + factor * x
+        assert add_multiple_(y, factor, x) is y
+        assert torch.equal(y, expected)
+
+
+def test_finite_although_the_square_overflows() -> None:
+    v = torch.tensor([1e200, 1.0])
+    assert all_finite(v)
+    assert not all_finite(torch.tensor([1e200, torch.nan]))
+    assert not all_finite(torch.tensor([torch.inf]))

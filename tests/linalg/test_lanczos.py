@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.helpers import assert_close, randn, symmetric_with
 from torch_newton import (
+    Tridiagonal,
     from_dense,
     lanczos,
 )
@@ -90,3 +91,16 @@ def test_orthogonality_survives_many_steps() -> None:
     # Without reorthogonalisation the outlier would appear many times.
     assert int((process.tridiagonal.ritz_values() > 50).sum()) == 1
     assert_close(process.tridiagonal.ritz_values(), values, 1e-11)
+
+
+def test_smallest_eigenvalue_of_a_matrix_that_is_too_large_to_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    diagonal = torch.randn(300, generator=generator, dtype=torch.float64)
+    beside = torch.rand(299, generator=generator, dtype=torch.float64)
+    T = Tridiagonal(diagonal, beside)
+    expected = float(T.ritz_values()[0])
+    monkeypatch.setattr("torch_newton.linalg.lanczos.DENSE_UP_TO", 10)
+    assert T.smallest() == pytest.approx(expected, abs=1e-13)
+    assert Tridiagonal(diagonal + 10, 0 * beside).smallest() == float(diagonal.min() + 10)

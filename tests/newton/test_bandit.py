@@ -14,7 +14,11 @@ from torch import nn
 
 from tests.helpers import closure_of
 from torch_newton import CandidateSystem, ClosureError, Path, RegNewton, Step, Stop, WidthScaled
+from torch_newton.curvature.gauss_newton import GaussNewton
+from torch_newton.curvature.hessian import Hessian
 from torch_newton.newton.bandit import PATIENCE, SHARE, TRIAL, History, Selections
+from torch_newton.newton.memory import Memory
+from torch_newton.newton.selection import select as select_system
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -51,6 +55,31 @@ def select(gains: Gains, steps: int) -> list[CandidateSystem]:
         history = after(history, a_step(system, gains[system], 4 if system.exact else 0))
         selected.append(system)
     return selected
+
+
+def test_a_trial_that_must_be_paid_for_waits() -> None:
+    costs = {GN: 5.0, H: 28.0}
+    history, first = History(), 0
+    for number in range(1, 400):
+        system = history.select(costs, to_come=False)
+        if system == H:
+            first = number
+            break
+        history = history.after(a_step(system, 0.01), 10.0, costs)
+    # Two steps of 28 evaluations are a tenth of 56 steps of ten.
+    assert first == 57
+
+
+@pytest.mark.parametrize("path", [Path.FUNCTION_SPACE, Path.LOW_RANK])
+def test_the_hessian_is_not_tried_early_where_steps_are_iterative(path: Path) -> None:
+    systems = {GN: GaussNewton(), H: Hessian()}
+    memory, selected = Memory(), []
+    for _ in range(12):
+        system = select_system(memory, systems)
+        step = replace(a_step(system, 0.01), path=path)
+        memory = replace(memory, last_step=step, history=memory.history.after(step, 8.0, ALL))
+        selected.append(system)
+    assert (H in selected) is (path is Path.FUNCTION_SPACE)
 
 
 @pytest.mark.parametrize("best", list(ALL))
@@ -156,19 +185,19 @@ def test_options_say_which_systems_are_selected(
 
 
 def test_a_loss_that_is_not_recognised_leaves_the_exact_hessian() -> None:
-    net, x = nn.Linear(1, 1), torch.linspace(-1, 1, 20).unsqueeze(1)
+    net, x = nn.Linear(1, 1), torch.linspace(-1, 1, 200).unsqueeze(1)
     optimizer = RegNewton(net.parameters())
-    for _ in range(4):  # a norm in which all samples interact
-        optimizer.step(closure_of(optimizer, lambda: (net(x) - x.sin()).norm(p=4)))
+    for _ in range(4):  # a norm in which too many samples interact
+        optimizer.step(closure_of(optimizer, lambda: (1 + net(x) - x.sin()).prod()))
         assert optimizer.last_step.system == CandidateSystem.HESSIAN
 
 
 def test_scaling_that_is_asked_for_and_cannot_be_had_is_an_error() -> None:
-    net, x = nn.Linear(1, 1), torch.linspace(-1, 1, 20).unsqueeze(1)
+    net, x = nn.Linear(1, 1), torch.linspace(-1, 1, 200).unsqueeze(1)
     optimizer = RegNewton(net.parameters(), scaling="jacobian")
     before = [p.detach().clone() for p in net.parameters()]
     with pytest.raises(ClosureError, match="scaling"):
-        optimizer.step(closure_of(optimizer, lambda: (net(x) - x.sin()).norm(p=4)))
+        optimizer.step(closure_of(optimizer, lambda: (1 + net(x) - x.sin()).prod()))
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
     with pytest.raises(ValueError, match="preconditioner"):
         RegNewton(net.parameters(), scaling="jacobian", preconditioner=None)

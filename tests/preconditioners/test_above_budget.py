@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.helpers import mlp, randn, symmetric_with
 from torch_newton import RegNewton, find_residuals, from_dense
 from torch_newton.linalg.factored_jacobian import FactoredJacobian
-from torch_newton.preconditioners import function_space
+from torch_newton.preconditioners import cost
 from torch_newton.preconditioners.linearized_loss import linearize
 from torch_newton.preconditioners.nystrom import Nystrom, approximation, damped_inverse
 from torch_newton.preconditioners.sampled_rows import SampledRows, SampledSpace, sample
@@ -128,7 +128,7 @@ def test_bad_numbers_are_refused() -> None:
 
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
 @pytest.mark.parametrize("damping", [1e-1, 1e-9])
-def test_auto_takes_a_sample_above_the_budget(
+def test_auto_takes_a_factor_of_low_rank_above_the_budget(
     curvature: str, damping: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def move(**options: object) -> tuple[Tensor, RegNewton]:
@@ -139,10 +139,10 @@ def test_auto_takes_a_sample_above_the_budget(
         return torch.cat([p.detach().reshape(-1) for p in params]) - before, optimizer
 
     expected, _ = move()
-    monkeypatch.setattr(function_space, "MAX_SIZE", 20)
+    monkeypatch.setattr(cost, "worth_a_factor", lambda *args, **options: False)
     found, optimizer = move()
     assert optimizer.last_step is not None
-    assert optimizer.last_step.path in (Path.SAMPLED_ROWS, Path.INDEFINITE)
+    assert optimizer.last_step.path in (Path.LOW_RANK, Path.INDEFINITE)
     if damping > 1e-3:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
     assert bool(found.isfinite().all())

@@ -55,6 +55,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mini_batch": {"damping": "mini_batch"},
     "kronecker": {"curvature": "kronecker"},
     "kronecker_fixed": {"curvature": "kronecker", "damping": 0.1},
+    "low_rank": {"max_memory": 1500, "damping": "auto"},
 }
 
 

@@ -1,8 +1,10 @@
-"""What function space allocates beyond the closure's own graph."""
+"""What function space allocates beyond the closure's own graph, and a step beyond a product."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from examples.benchmarks.gram import laplacian_loss
-from torch_newton import find_residuals, gradient
+from examples.benchmarks.memory import PATHS, vectors
+from torch_newton import RegNewton, find_residuals, gradient
 from torch_newton.preconditioners.function_space import function_space
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -65,3 +68,57 @@ def test_peak_memory_is_a_few_times_the_largest_layers_rows(kind: str, rows: int
     g = gradient(loss, params)
     peak = peak_numbers(lambda: function_space(find_residuals(loss), params, g))
     assert peak <= 3 * rows * 48**2 + rows**2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    ["defaults, 1 output", "exact Hessian, no rows", "Gauss-Newton, no rows", "fixed damping"],
+)
+@pytest.mark.filterwarnings("ignore:the linear system of a step")
+def test_a_step_takes_at_most_eight_parameter_vectors_above_a_product(path: str) -> None:
+    torch.set_default_dtype(torch.float32)
+    outputs, options = PATHS[path]
+    for peak, left in vectors(10**6, 160, outputs, **options):
+        assert peak <= 8
+        assert left <= 1.05  # .grad; of the scaling D, two numbers for a row and a column
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"preconditioner": None},
+        {"curvature": "hessian"},
+        {"preconditioner": "sampled_rows"},
+        {"damping": 5.0, "preconditioner": None, "cg_max_iter": 20},
+        {"hvp": "finite_difference", "preconditioner": None},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:the linear system of a step")
+def test_a_step_leaves_nothing_for_the_garbage_collector(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net, x = network(8), torch.rand(20, 2)
+    optimizer = RegNewton(net.parameters(), **options)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        return loss
+
+    flags = gc.get_debug()
+    for _ in range(4):
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            optimizer.step(closure)
+            gc.collect()
+            kept = [thing for thing in gc.garbage if isinstance(thing, Tensor)]
+        finally:
+            gc.set_debug(flags)
+            gc.garbage.clear()
+            gc.enable()
+        assert not kept

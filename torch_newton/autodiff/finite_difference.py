@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..linalg.flat import all_finite
 from ..linalg.operators import LinearOperator, symmetric
 from .products import NotTwiceDifferentiableError
 
@@ -42,7 +43,7 @@ def finite_difference_hessian(
         if norm == 0:
             return torch.zeros_like(v)
         h = length / norm
-        return (gradient_at(h * v) - gradient_at(-h * v)) / (2 * h)
+        return (gradient_at(h * v) - gradient_at(-h * v)).div_(2 * h)
 
     return symmetric(size, product, dtype=dtype, device=device)
 
@@ -71,7 +72,7 @@ def finite(A: LinearOperator) -> LinearOperator:
 
     def product(v: Tensor) -> Tensor:
         result = A @ v
-        if bool(torch.isfinite(result).all()):
+        if all_finite(result):
             return result
         if bool((torch.isfinite(v).all(0) & ~torch.isfinite(result).all(0)).any()):
             raise NonFiniteProductError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from ..linalg.flat import filled, flatten, unflatten
 from ..linalg.operators import LinearOperator, symmetric
@@ -18,6 +18,9 @@ from .batched import Batched
 from .nodes import kinds
 
 Outputs = Tensor | Sequence[Tensor]
+Derivatives = Sequence[Tensor | GradientEdge | None]
+"""For each parameter the derivative of a loss, or where it is made in the graph: that is all that
+further products need, and spares the memory of P numbers; None for unused parameters."""
 
 COMPILED = "CompiledFunctionBackward"  # what the names of compiled functions' nodes begin with
 
@@ -84,7 +87,7 @@ def differentiable_gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Ten
         raise _explained(error) from error
 
 
-def check_twice_differentiable(outputs: Sequence[Node], grads: Sequence[Tensor | None]) -> None:
+def check_twice_differentiable(outputs: Sequence[Node], grads: Derivatives) -> None:
     """Raise where the graph of a gradient ends at a backward pass that has no derivative.
 
     Autograd cuts such a graph off, and would take a product over the rest of it for the whole.
@@ -97,7 +100,7 @@ def check_twice_differentiable(outputs: Sequence[Node], grads: Sequence[Tensor |
     Raises:
         NotTwiceDifferentiableError: there is such a node.
     """
-    roots = [grad.grad_fn for grad in grads if grad is not None and grad.grad_fn is not None]
+    roots = [edge.node for edge in edges_of(grads) if edge is not None]
     if "torch::autograd::Error" in kinds(roots):
         raise NotTwiceDifferentiableError(
             "an operation of the model is marked as differentiable once only (once_differentiable)"
@@ -110,23 +113,34 @@ def check_twice_differentiable(outputs: Sequence[Node], grads: Sequence[Tensor |
         )
 
 
+def edges_of(grads: Derivatives) -> list[GradientEdge | None]:
+    """Where in the graph derivatives are made; None for those without a graph."""
+    return [
+        get_gradient_edge(grad)
+        if isinstance(grad, Tensor) and grad.requires_grad
+        else grad
+        if isinstance(grad, GradientEdge)
+        else None
+        for grad in grads
+    ]
+
+
 def nodes_of(loss: Tensor) -> list[Node]:
     """The node of a loss, none where it has no graph."""
     return [] if loss.grad_fn is None else [loss.grad_fn]
 
 
-def hessian_from_gradient(
-    grads: Sequence[Tensor | None], params: Sequence[Tensor]
-) -> LinearOperator:
+def hessian_from_gradient(grads: Derivatives, params: Sequence[Tensor]) -> LinearOperator:
     """The Hessian, P x P, whose rows are the derivatives of a gradient.
 
     Args:
         grads: for each parameter, with its graph; None where the loss does not use it.
         params: the P parameters.
     """
-    params, grads = list(params), list(grads)
+    params = list(params)
     # A loss that is linear in some parameters leaves their gradient without a graph.
-    live = [(i, grad) for i, grad in enumerate(grads) if grad is not None and grad.requires_grad]
+    edges = edges_of(grads)
+    live = [(i, edge) for i, edge in enumerate(edges) if edge is not None]
 
     def product(v: Tensor) -> Tensor:
         if not live:
@@ -134,7 +148,7 @@ def hessian_from_gradient(
         pieces = unflatten(v, params)
         try:
             products = torch.autograd.grad(
-                [grad for _, grad in live],
+                [edge for _, edge in live],
                 params,
                 [pieces[i] for i, _ in live],
                 retain_graph=True,
@@ -145,8 +159,8 @@ def hessian_from_gradient(
             raise _explained(error) from error
         return flatten(products).detach()
 
-    has_graph = [grad is not None and grad.requires_grad for grad in grads]
-    matmat = Batched([grad for _, grad in live], has_graph, params, params, product)
+    has_graph = [edge is not None for edge in edges]
+    matmat = Batched([edge for _, edge in live], has_graph, params, params, product)
     size = sum(param.numel() for param in params)
     dtype, device = params[0].dtype, params[0].device
     return symmetric(size, product, dtype=dtype, device=device, matmat=matmat)

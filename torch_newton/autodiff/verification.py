@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.flat import norm
+from ..linalg.flat import all_finite, norm
 from ..linalg.operators import LinearOperator
 from .finite_difference import difference_length
 from .products import NotTwiceDifferentiableError
@@ -58,10 +58,11 @@ def verify(H: LinearOperator, gradient_at: Gradient, params: Sequence[Tensor]) -
     """
     u, v = _directions(H)
     Hu, Hv = H @ u, H @ v
-    if not bool((torch.isfinite(Hu) & torch.isfinite(Hv)).all()):
+    if not (all_finite(Hu) and all_finite(Hv)):
         return Verdict.SOUND  # what is not finite is found and reported elsewhere
     length = difference_length(params)
     symmetric = not _asymmetric(H, u, v, Hu, Hv)
+    del u, Hu  # two vectors of P entries, which need not stand beside those of the differences
     Dv = _difference(gradient_at, v, length)
     deviation = norm(Dv - Hv)
     # Half of the digits that a difference has at best, eps^(2/3): of 468 runs of 39 ordinary
@@ -73,6 +74,7 @@ def verify(H: LinearOperator, gradient_at: Gradient, params: Sequence[Tensor]) -
     reliable = SAFETY * norm(Dv - finer) <= norm(finer - Hv)
     if symmetric and not reliable:
         return Verdict.SOUND
+    u, _ = _directions(H)
     Du = _difference(gradient_at, u, length)
     noise = norm(Du - _difference(gradient_at, u, length / 2)) + norm(Dv - finer)
     if not abs(float(u @ Dv - v @ Du)) > SAFETY * noise:
@@ -114,8 +116,12 @@ def asymmetry(H: LinearOperator, directions: tuple[Tensor, Tensor] | None = None
 def _directions(H: LinearOperator) -> tuple[Tensor, Tensor]:
     """Two vectors of P normal numbers, drawn without touching the generators of training."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(2, H.shape[0], generator=generator, dtype=torch.float64)
-    u, v = drawn.to(device=H.device, dtype=H.dtype)
+    # One after the other: the double precision in which they are drawn, so that they do not depend
+    # on the dtype, takes memory, too.
+    u, v = (
+        torch.randn(H.shape[0], generator=generator, dtype=torch.float64).to(H.device, H.dtype)
+        for _ in range(2)
+    )
     return u, v
 
 
@@ -133,7 +139,7 @@ def _asymmetric(H: LinearOperator, u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor)
 
 def _difference(gradient_at: Gradient, v: Tensor, length: float) -> Tensor:
     h = length / norm(v)
-    return (gradient_at(h * v) - gradient_at(-h * v)) / (2 * h)
+    return (gradient_at(h * v) - gradient_at(-h * v)).div_(2 * h)
 
 
 def _unit(H: LinearOperator) -> float:

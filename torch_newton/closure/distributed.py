@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,11 +25,13 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from ..linalg.factored_jacobian import Factor, FactoredJacobian
-from ..linalg.indexed_factor import IndexedFactor
+from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, symmetric
+from ..preconditioners import cost
 from ..preconditioners.base import AtDamping
-from ..preconditioners.function_space import MAX_ENTRIES, MAX_SIZE, FunctionSpace
+from ..preconditioners.function_space import FunctionSpace
+from .joined_rows import alike, joined_rows, kind_of
+from .shared_rows import Exchange, SharedSpace
 
 SHARDED = {
     "DeepSpeedEngine": "DeepSpeed",
@@ -35,6 +39,11 @@ SHARDED = {
     "FullyShardedDataParallel": "FSDP",
 }
 """Classes of modules that hold a part of the parameters on each rank."""
+
+
+PATIENCE = 10.0
+"""Seconds that a rank which has failed waits for the others to notice. Chosen: more than they may
+lag behind within a step of a small model, and little beside PyTorch's timeout of half an hour."""
 
 
 class RankError(RuntimeError):
@@ -48,6 +57,7 @@ class Ranks:
         self.distributed = dist.is_available() and dist.is_initialized()
         self.several = self.distributed and dist.get_world_size() > 1
         self.synchronised = False
+        self._reported = False
         self._group: Any = None
         self._called_ddp = False
 
@@ -101,11 +111,16 @@ class Ranks:
         """The mean of a tensor over the ranks."""
         if not self.active:
             return vector
-        total = vector.clone()
-        dist.all_reduce(total, group=self._group)
-        return total / dist.get_world_size(self._group)
+        return self._total(vector).div_(dist.get_world_size(self._group))
 
-    def agree(self, value: float, like: Tensor, failed: bool = False) -> float:
+    def _total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the ranks."""
+        self.agree(0.0, tensor)
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=self._group)
+        return total
+
+    def agree(self, value: float, like: Tensor) -> float:
         """The mean of a number over the ranks; all of them raise where one has failed.
 
         Raises:
@@ -114,14 +129,32 @@ class Ranks:
         if not self.active:
             return value
         # A number that is not finite must come back as it is, and not spoil the count.
-        sums = torch.tensor([value, float(failed)], dtype=torch.float64, device=like.device)
+        sums = torch.tensor([value, 0.0], dtype=torch.float64, device=like.device)
         dist.all_reduce(sums, group=self._group)
-        if sums[1] > 0 and not failed:
+        if sums[1] > 0:
+            self._reported = True
             raise RankError(
-                "the closure failed on another rank, whose message says why; the step changed "
-                "nothing on any of them"
+                "the step failed on another rank, whose message says why; it changed nothing on "
+                "any of them"
             )
         return float(sums[0]) / dist.get_world_size(self._group)
+
+    def report(self, like: Tensor) -> None:
+        """Let the other ranks, which wait for what this one was to send, know that it has failed.
+
+        Every exchange begins with `agree`, and so the others learn of it wherever they are. They
+        may be past their last one, or in one that is not the step's, so that this waits for them
+        no longer than `PATIENCE`.
+        """
+        if not self.several or self._reported:
+            return
+        self._reported = True
+        sums = torch.tensor([0.0, 1.0], dtype=torch.float64, device=like.device)
+        with suppress(Exception):  # what this rank has to say is in the error that is under way
+            work = dist.all_reduce(sums, group=self._group, async_op=True)
+            end = time.monotonic() + PATIENCE
+            while not work.is_completed() and time.monotonic() < end:
+                time.sleep(0.01)
 
     def everywhere(self, holds: bool, like: Tensor) -> bool:
         """Whether something holds on every rank."""
@@ -150,16 +183,16 @@ class Ranks:
         if space is not None and not space.whole:
             space = None  # ranks need not leave out the same parameters
         world = dist.get_world_size(self._group)
-        mine = 0 if space is None else space.jacobian.rows
-        rows = [int(n) for n in self._gather(torch.tensor([mine], device=like.device))[:, 0]]
+        mine = (0, True) if space is None else (space.jacobian.rows, space.sums_up)
+        found = self._gather(torch.tensor(mine, dtype=torch.long, device=like.device))
+        rows, sums_up = found[:, 0].tolist(), bool(found[:, 1].all())
         size = like.numel() if space is None else space.size
         total = sum(rows)
-        if space is None or min(rows) == 0 or min(total, size) > MAX_SIZE:
+        if space is None or min(rows) == 0:
             return None
-        if size < total and total * size > MAX_ENTRIES:
-            return None
-        jacobian = self._tangents(space.jacobian, rows)
-        if jacobian is None:
+        # Rows that stay where they are take no memory of the others.
+        largest = total if total <= size else max(size, *rows)
+        if not cost.worth_a_factor(largest, size, space.dtype.itemsize):
             return None
 
         def target_at(loss: Tensor) -> Tensor | None:
@@ -168,46 +201,38 @@ class Ranks:
                 return None
             return self._rows(mine, rows)
 
-        target = self._rows(space.target, rows)
-        return FunctionSpace(jacobian, target, target_at=target_at, reading=space.reading).times(
-            1 / math.sqrt(world)
-        )
-
-    def _tangents(self, jacobian: FactoredJacobian, rows: list[int]) -> FactoredJacobian | None:
-        """The factors of all ranks one below the other; None where they are of several kinds."""
-        like = jacobian.like[0]
-        owner: dict[int, int] = {}
-        kinds = self._gather(
-            torch.tensor(
-                [_kind(f, i, owner) for i, f in enumerate(jacobian.factors)], device=like.device
+        kinds = self._kinds(space.jacobian)
+        if size < total:
+            jacobian = alike(space.jacobian, kinds)
+            own = FunctionSpace(
+                jacobian, space.target, space.gradient, reading=space.reading, sums_up=sums_up
             )
-        )
-        lefts: dict[int, Tensor] = {}
-        factors: list[Factor | None] = []
-        for i, factor in enumerate(jacobian.factors):
-            uses = int(kinds[:, i, 0].max())
-            found = {tuple(kind) for kind in kinds[:, i, 1:].tolist() if kind[0] > 0}
-            if len(found) > 1:
+            start = sum(rows[: dist.get_rank(self._group)])
+            exchange = Exchange(
+                self._total,
+                lambda part: self._rows(part, rows),
+                slice(start, start + jacobian.rows),
+                total,
+                target_at,
+            )
+            joined: FunctionSpace = SharedSpace(own, exchange)
+        else:
+            whole = joined_rows(
+                space.jacobian, kinds, sum(rows), lambda part: self._rows(part, rows)
+            )
+            if whole is None:
                 return None
-            if not found:
-                factors.append(None)
-                continue
-            a, b, first = found.pop()
-            if first not in lefts or lefts[first].shape[1:] != (uses, a):
-                left = None if factor is None else factor.left
-                lefts[first] = self._rows(_filled(left, (jacobian.rows, uses, a), like), rows)
-            right = None
-            if b < 0:
-                index = None if not isinstance(factor, IndexedFactor) else factor.index[:, :, None]
-                whole = _filled(index, (jacobian.rows, uses, 1), like.new_empty(0).long())
-                index = self._rows(whole, rows)[:, :, 0]
-                factors.append(IndexedFactor(lefts[first], None, index=index, number=-b))
-                continue
-            if b > 0:
-                mine = None if factor is None else factor.right
-                right = self._rows(_filled(mine, (jacobian.rows, uses, b), like), rows)
-            factors.append(Factor(lefts[first], right))
-        return FactoredJacobian(factors, jacobian.like, sum(rows))
+            target = self._rows(space.target, rows)
+            joined = FunctionSpace(
+                whole, target, target_at=target_at, reading=space.reading, sums_up=sums_up
+            )
+        return joined.times(1 / math.sqrt(world))
+
+    def _kinds(self, jacobian: FactoredJacobian) -> Tensor:
+        """What `kind_of` says of the factor of each parameter, for each rank."""
+        owner: dict[int, int] = {}
+        kinds = [kind_of(factor, i, owner) for i, factor in enumerate(jacobian.factors)]
+        return self._gather(torch.tensor(kinds, device=jacobian.like[0].device))
 
     def _rows(self, part: Tensor, rows: list[int]) -> Tensor:
         """Parts of different lengths, one below the other."""
@@ -217,32 +242,11 @@ class Ranks:
 
     def _gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, stacked."""
+        self.agree(0.0, tensor)
         world = dist.get_world_size(self._group)
         parts = [torch.empty_like(tensor) for _ in range(world)]
         dist.all_gather(parts, tensor.contiguous(), group=self._group)
         return torch.stack(parts)
-
-
-def _kind(factor: Factor | None, i: int, owner: dict[int, int]) -> list[int]:
-    """Uses, columns of L and R, and the first parameter that has the same L.
-
-    In place of the columns of R there is 0 where there is no R, and minus the number of its rows
-    for a table.
-    """
-    if factor is None:
-        return [0] * 4
-    right = 0 if factor.right is None else factor.right.shape[2]
-    if isinstance(factor, IndexedFactor):
-        right = -factor.number
-    first = owner.setdefault(factor.layer, i)
-    return [factor.left.shape[1], factor.left.shape[2], right, first]
-
-
-def _filled(part: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> Tensor:
-    full = like.new_zeros(shape)
-    if part is not None:
-        full[:, : part.shape[1]] = part
-    return full
 
 
 _ended: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import grad_mode
 
-from ..linalg.flat import flatten
+from ..linalg.flat import unflatten
 from ..warning import Once, warn
 from .accumulation import BackwardCalls
 from .capture import Captured, Closure, ClosureWarning, NonFiniteLossError, capture
@@ -112,11 +112,11 @@ class Evaluator:
 
     def _leave_a_gradient(self, loss: Tensor) -> None:
         """In place of ``loss.backward()`` at a trial point: a closure that clips gradients by value
-        needs to find one, whatever it is. The end of the step puts the real ones in its place.
+        needs to find them, whatever they are. The end of the step puts the real ones there.
         """
-        first = self.params[0]
-        if first.grad is None:
-            first.grad = torch.zeros_like(first)
+        for param in self.params:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
 
     def gradient_at(self, direction: Tensor) -> Tensor:
         """The gradient of this process's loss at the start plus `direction`, P entries.
@@ -129,7 +129,9 @@ class Evaluator:
             grads = torch.autograd.grad(
                 self.signed(loss), self.params, allow_unused=True, materialize_grads=True
             )
-            total.add_(flatten(grads))
+            sizes = [grad.numel() for grad in grads]
+            for piece, grad in zip(total.split_with_sizes(sizes), grads, strict=True):
+                piece.add_(grad.reshape(-1))
 
         def evaluate() -> None:
             captured = self._captured(add)
@@ -202,12 +204,18 @@ class Evaluator:
                 ClosureWarning,
             )
 
-    def finish(self, direction: Tensor | None, grads: Sequence[Tensor | None]) -> None:
+    def finish(self, direction: Tensor | None, gradient: Tensor, filled: Sequence[bool]) -> None:
         """Move by `direction`, where one was accepted, and leave ``.grad`` and the random state
         as one run of the closure would have.
+
+        Args:
+            direction: P entries; None to stay.
+            gradient: P entries, with the sign in which the loss is minimised.
+            filled: for each parameter, whether the closure left anything in ``.grad``.
         """
-        for param, grad in zip(self.params, grads, strict=True):
-            param.grad = grad
+        pieces = unflatten(gradient, self.params)
+        for param, piece, has_grad in zip(self.params, pieces, filled, strict=True):
+            param.grad = torch.empty_like(param).copy_(self.signed(piece)) if has_grad else None
         self._after.restore()
         if direction is not None:
             self.snapshot.point.move(direction)
@@ -215,12 +223,12 @@ class Evaluator:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Let the other processes, which wait for this one's loss, know where there is none."""
+        """Let the other processes know of an exception: they wait for what was to be sent."""
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             if not isinstance(error, RankError):
-                self.ranks.agree(0.0, self.params[0], failed=True)
+                self.ranks.report(self.params[0])
             raise
 
     def _at(self, direction: Tensor, evaluate: Callable[[], Result]) -> Result:
@@ -241,3 +249,5 @@ class Evaluator:
             snapshot.point.restore()
             snapshot.trial_buffers.restore()
             after.restore()
+            for param in self.params:
+                param.grad = None

@@ -61,9 +61,10 @@ class Point:
         Written through ``.data``: the graph of the loss, which saw the parameters at this point,
         stays valid for further products once they are back.
         """
-        pieces = unflatten(self.vector + direction, self.values)
-        for param, piece in zip(self.params, pieces, strict=True):
-            param.data.copy_(piece)
+        for param, value, piece in zip(
+            self.params, self.values, unflatten(direction, self.values), strict=True
+        ):
+            param.data.copy_(value).add_(piece)
 
     def restore(self) -> None:
         """Put the parameters back."""

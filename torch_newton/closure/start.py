@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from ..autodiff.nodes import kinds
-from ..linalg.flat import filled, flatten, unflatten
+from ..autodiff.products import edges_of
+from ..linalg.flat import all_finite, filled, flatten, unflatten
 from .accumulation import BackwardCalls
 from .capture import ClosureError, ClosureWarning, NonFiniteLossError
 from .evaluator import Evaluator
@@ -33,23 +34,24 @@ class Start:
     Attributes:
         graph: the loss that this process evaluates, a scalar with its graph.
         returned: what the closure returned.
-        derivatives: of `graph` in each parameter; None for those that it does not depend on.
+        derivatives: of `graph` in each parameter, where they are made in its graph; None for
+            those that have none.
         loss: L, the mean over the processes.
         gradient: what the closure left in ``.grad``, P entries, zeros for unused parameters; of
             -L where the loss is maximized, like everything here.
         own_gradient: the derivatives as one vector.
         surrogate: the function whose gradient is `gradient`.
-        grads: what the closure left in each parameter's ``.grad``.
+        filled: for each parameter, whether the closure left anything in ``.grad``.
     """
 
     graph: Tensor
     returned: Any
-    derivatives: list[Tensor | None]
+    derivatives: list[GradientEdge | None]
     loss: float
     gradient: Tensor
     own_gradient: Tensor
     surrogate: Surrogate
-    grads: list[Tensor | None]
+    filled: list[bool]
 
     def check_finite(self) -> None:
         """Raise where the gradient is not finite.
@@ -57,9 +59,7 @@ class Start:
         Raises:
             NonFiniteLossError: it is not.
         """
-        g = self.gradient
-        # The square is a single number to look at, but may overflow where no entry does.
-        if not (math.isfinite(float(g @ g)) or bool(g.isfinite().all())):
+        if not all_finite(self.gradient):
             raise NonFiniteLossError(
                 "the gradient is not finite although the loss is: look for square roots and "
                 "norms at zero, and for overflow; the step changed nothing"
@@ -98,9 +98,8 @@ def start(
     evaluator.note_random_state()
     graph = evaluator.signed(captured.loss)
     loss = ranks.agree(graph.item(), params[0])
-    # Copies, because the next evaluation zeroes what is in .grad.
-    grads = [None if param.grad is None else param.grad.clone() for param in params]
-    gradient = evaluator.signed(flatten(filled(grads, params)))
+    left = [param.grad is not None for param in params]
+    gradient = evaluator.signed(flatten(filled([param.grad for param in params], params)))
     changed = ranks.agree(float(passes.changed()), params[0]) > 0
     own, surrogate = gradient, Surrogate(loss)
     if changed or ranks.active:
@@ -108,9 +107,11 @@ def start(
     if changed:
         weight = 1 + backward_calls.number() / passes.count
         surrogate = Surrogate(loss, weight, gradient - ranks.mean(own))
-    return Start(
-        graph, captured.returned, passes.derivatives, loss, gradient, own, surrogate, grads
-    )
+    # Of what the next evaluation zeroes anyway the vector is a copy, and all that is kept.
+    for param in params:
+        param.grad = None
+    edges = edges_of(passes.derivatives)
+    return Start(graph, captured.returned, edges, loss, gradient, own, surrogate, left)
 
 
 class _BackwardPasses:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..linalg.operators import LinearOperator
 from ..preconditioners.function_space import FunctionSpace
+from ..preconditioners.low_rank import LowRankSpace
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Surrogate:
         """F at the starting point plus `direction`, given L there."""
         if self.weight != 1:
             return self.start + self.weight * (value - self.start)
-        return value if self.tilt is None else value + float(self.tilt @ direction)
+        return value if self.tilt is None else value + float(self.tilt.to(direction) @ direction)
 
     def curvature(self, A: LinearOperator) -> LinearOperator:
         """The curvature of F, given that of L."""
@@ -55,3 +56,7 @@ class Surrogate:
         if space is None or self.weight == 1:
             return space
         return space.times(math.sqrt(self.weight))
+
+    def low_rank(self, rows: LowRankSpace) -> LowRankSpace:
+        """The rows of F, given those of L."""
+        return rows if self.weight == 1 else rows.times(math.sqrt(self.weight))

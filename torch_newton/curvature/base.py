@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ..linalg.operators import LinearOperator
 from ..preconditioners.function_space import FunctionSpace
+from ..preconditioners.low_rank import LowRankSpace
 from .linearization import Linearization
 
 
@@ -56,6 +57,10 @@ class Curvature(ABC):
     def closed(self, at: Linearization) -> bool:
         """Whether A is J^T J of that space, so that its damped inverse solves the system."""
         return False
+
+    def iterative(self, at: Linearization) -> LowRankSpace | None:
+        """The rows whose J^T J is A, where there are too many for a factor of their own."""
+        return None
 
     def product_cost(self, at: Linearization) -> float:
         """Evaluations of the closure that a product with A costs: 2 for a second backward pass.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..linalg.operators import LinearOperator
+from ..preconditioners.low_rank import LowRankSpace
 from .base import Curvature
 from .linearization import Linearization
 
@@ -27,6 +28,14 @@ class GaussNewton(Curvature):
 
     def closed(self, at: Linearization) -> bool:
         return at.complete and at.space is not None
+
+    def iterative(self, at: Linearization) -> LowRankSpace | None:
+        return at.iterative
+
+    def product_cost(self, at: Linearization) -> float:
+        # From rows in memory a product takes as long as an evaluation: 70 ms, and 71 for Burgers'
+        # equation at 10,456 points.
+        return super().product_cost(at) if at.iterative is None else 1.0
 
     def missing(self, at: Linearization) -> str:
         if at.recognised:

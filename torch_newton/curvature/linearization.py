@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..autodiff.finite_difference import finite, finite_difference_hessian
 from ..autodiff.products import (
+    Derivatives,
     check_twice_differentiable,
     differentiable_gradient,
     hessian_from_gradient,
@@ -24,8 +25,10 @@ from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AnyPreconditioner, AtDamping
-from ..preconditioners.function_space import FunctionSpace, function_space, within_budget
-from ..preconditioners.sampled_rows import SampledSpace, sampled_space
+from ..preconditioners.function_space import FunctionSpace, within_budget
+from ..preconditioners.held_rows import holdable
+from ..preconditioners.linearized_loss import linearize as linearized_loss
+from ..preconditioners.low_rank import LowRankSpace
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Linearization:
         evaluator: where it comes from.
         residuals: the terms of the loss; None where nobody asked.
         space: the function space, of all processes together, where the Jacobian could be read.
-        at_damping: the preconditioner that the user gave, or that of a sample of the rows.
-        sampled: the rows, where there are too many for a function space.
+        at_damping: the preconditioner that the user gave, or that of low rank.
+        low_rank: the rows, where the factor of a function space would cost more than it is worth.
         recognised: whether the terms are the whole loss, on every process.
         complete: whether the function space has the rows of all terms, and the columns of all
             parameters, on every process.
@@ -52,7 +55,7 @@ class Linearization:
     residuals: Residuals | None
     space: FunctionSpace | None
     at_damping: AtDamping | None
-    sampled: SampledSpace | None
+    low_rank: LowRankSpace | None
     recognised: bool
     complete: bool
     twice: bool
@@ -69,14 +72,14 @@ class Linearization:
 
     def complaint(self) -> str | None:
         """What a user should know whose steps cannot be solved in function space, if so."""
-        if self.space is not None or self.sampled is not None or not self.unread:
+        if self.space is not None or self.low_rank is not None or not self.unread:
             return None
         return f"steps cannot be solved in function space, because of {'; '.join(self.unread)}"
 
     @property
     def reading(self) -> Reading | None:
         """How the per-sample Jacobian was read; None where it was not."""
-        read = self.space if self.space is not None else self.sampled
+        read = self.space if self.space is not None else self.low_rank
         return None if read is None else read.reading
 
     def hessian(self) -> LinearOperator:
@@ -88,7 +91,23 @@ class Linearization:
         """Its Gauss-Newton matrix, P x P: from the Jacobian in memory, or by autograd."""
         if self.complete and self.space is not None:
             return self.space.gauss_newton()
+        if self.iterative is not None:
+            return self.iterative.gauss_newton()
         return self._over_processes(self._own_gauss_newton())
+
+    @property
+    def iterative(self) -> LowRankSpace | None:
+        """The rows, where they are those of the whole Gauss-Newton matrix, in one process."""
+        found = self.low_rank
+        if found is None or self.evaluator.ranks.active or not self.recognised:
+            return None
+        return found if self._all(found) else None
+
+    def _all(self, rows: LowRankSpace) -> bool:
+        """Whether there are rows of all terms, and columns of all parameters."""
+        return self.residuals is not None and (
+            rows.whole and rows.jacobian.rows == self.residuals.rows
+        )
 
     def verdict(self) -> Verdict:
         """What a test of the exact Hessian against gradients says, the same on every process.
@@ -111,8 +130,8 @@ class Linearization:
         params = self.evaluator.params
         if not self.twice:
             return finite_difference_hessian(self.evaluator.gradient_at, params)
-        derivatives: Sequence[Tensor | None] = self.start.derivatives
-        if not any(found is not None and found.requires_grad for found in derivatives):
+        derivatives: Derivatives = self.start.derivatives
+        if not any(found is not None for found in derivatives):
             derivatives = differentiable_gradient(self.start.graph, params)
             check_twice_differentiable(nodes_of(self.start.graph), derivatives)
         return hessian_from_gradient(derivatives, params)
@@ -120,9 +139,8 @@ class Linearization:
     def _own_gauss_newton(self) -> LinearOperator:
         if self.residuals is None:
             raise ClosureError("curvature='gauss_newton' needs the terms of the loss")
-        sampled = self.sampled
-        if sampled is not None and sampled.whole and sampled.jacobian.rows == self.residuals.rows:
-            return sampled.gauss_newton()
+        if self.low_rank is not None and self._all(self.low_rank):
+            return self.low_rank.gauss_newton()
         return self.residuals.gauss_newton(self.evaluator.params)
 
 
@@ -134,6 +152,8 @@ def linearize(
     terms: bool,
     twice: bool,
     checked: bool,
+    max_memory: int | None = None,
+    proposed: Sequence[int] = (),
 ) -> Linearization:
     """Read the graph of the loss as far as a step needs it.
 
@@ -144,21 +164,30 @@ def linearize(
         terms: whether the terms of the loss are wanted in any case.
         twice: whether the graph can be differentiated twice.
         checked: whether a product that is not finite should be an error.
+        max_memory: bytes of the matrices that a solve may form; None for `cost.MAX_MEMORY`.
+        proposed: rows for a factor of low rank to choose from first.
     """
     params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
     by_rows = preconditioner == "auto"
-    residuals, space, sampled = None, None, None
-    missed: list[str] = []
+    residuals, space, low_rank = None, None, None
+    found, missed = None, list[str]()
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
-    if by_rows and residuals is not None:
-        if within_budget(residuals, params):
-            space = function_space(residuals, params, start.own_gradient, missed)
-        else:
-            sampled = sampled_space(residuals, params, start.own_gradient, missed=missed)
+    if by_rows and residuals is not None and holdable(residuals.of_outputs, params):
+        found = linearized_loss(residuals, params, start.own_gradient, missed)
+        if found is not None and within_budget(found.jacobian, max_memory):
+            space = FunctionSpace.of(found)
+        elif found is not None:
+            low_rank = LowRankSpace.of(found, max_memory, proposed)
+    joined = ranks.joined(space, params[0])
+    if ranks.active and joined is None and found is not None and low_rank is None:
+        # Of the rows of each rank, which are too many together.
+        low_rank = LowRankSpace.of(found, max_memory, proposed)
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
-    if sampled is not None:
-        at_damping = sampled.at
+    if low_rank is not None:
+        if not ranks.active:
+            low_rank = start.surrogate.low_rank(low_rank)
+        at_damping = low_rank.operator
     recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
     complete = (
         space is not None
@@ -175,9 +204,9 @@ def linearize(
         start=start,
         evaluator=evaluator,
         residuals=residuals,
-        space=start.surrogate.space(ranks.joined(space, params[0])),
+        space=start.surrogate.space(joined),
         at_damping=at_damping,
-        sampled=sampled,
+        low_rank=low_rank,
         recognised=recognised,
         complete=complete,
         twice=twice,

@@ -37,7 +37,7 @@ class Adaptive(RetryingRule):
     Gauss-Newton model leaves out what the Hessian has beside it, and a network of ReLUs has kinks
     within every step, so that the ratio settles well below one at any lambda; there it is
     multiplied by 1/5 for a ratio above 3/4 and by 1/2 above 1/4. It is kept within
-    [:math:`10\varepsilon s`, :math:`10^6 s`].
+    [:math:`10\varepsilon s`, :math:`10^6 s`], with the :math:`\varepsilon` of the system's matrix.
 
     Args:
         start: lambda_0. The ratio test corrects it within a few steps: final losses on the
@@ -88,7 +88,8 @@ class Adaptive(RetryingRule):
         return self.start * context.curvature * context.width_to(-self.exponent)
 
     def _clip(self, damping: float, context: DampingContext) -> float:
-        floor = max(FLOOR * context.epsilon, LEAST_FLOOR) * context.curvature
+        unit = context.epsilon if context.rounding is None else context.rounding
+        floor = max(FLOOR * unit, LEAST_FLOOR) * context.curvature
         if self.stochastic:
             floor = STOCHASTIC_FLOOR * self._initial(context) / self.start
         return min(max(damping, floor), CEILING * context.curvature)

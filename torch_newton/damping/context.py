@@ -24,6 +24,8 @@ class DampingContext:
             that is of the smaller of J J^T and J^T J with the square root of the loss's second
             derivative multiplied into J; computed when called. None where the Jacobian's rows
             are not in hand.
+        rounding: the unit of rounding in products with the matrix that is damped, where that is
+            held in another precision than the parameters; None where it is `epsilon`.
     """
 
     curvature: float
@@ -32,6 +34,7 @@ class DampingContext:
     loss: float = math.nan
     first_loss: float = math.nan
     kernel: Callable[[], tuple[float, float]] | None = None
+    rounding: float | None = None
 
     def width_to(self, exponent: float) -> float:
         """n ** exponent."""

@@ -9,6 +9,7 @@ which is the curvature of iteratively reweighted least squares (Lawson 1961; Wei
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,11 +40,32 @@ def norm_bound(node: Node, weight: Tensor) -> OutputHessian:
     return _diagonal(q, z)
 
 
-def variance_bound(node: Node, weight: Tensor) -> OutputHessian:
-    r""":math:`2 w / (n - c)` for a variance of n numbers, c being Bessel's correction.
+@dataclass(frozen=True)
+class Centred:
+    r"""The second derivative of a variance of n numbers: :math:`q\,(I - 1 1^T / n)`.
 
-    Its second derivative is that without what is common to the n numbers, which has no slope.
-    Of a standard deviation :math:`\sigma` it is :math:`w / ((n - c)\,\sigma)`.
+    Attributes:
+        factor: q, broadcast to z's shape.
+        dims: the dimensions of z over which the n numbers extend.
+    """
+
+    factor: Tensor
+    dims: tuple[int, ...]
+
+    def matvec(self, u: Tensor) -> Tensor:
+        """Q u, for u shaped like z."""
+        return self.factor * (u - u.mean(self.dims, keepdim=True)) if self.dims else 0 * u
+
+    def bound(self, like: Tensor) -> OutputHessian:
+        """q I, which is larger by what is common to the n numbers, and so has no slope."""
+        return _diagonal(self.factor, like)
+
+
+def variance_hessian(node: Node, weight: Tensor) -> Centred:
+    r""":math:`q = 2 w / (n - c)` for a variance of n numbers, c being Bessel's correction.
+
+    Of a standard deviation :math:`\sigma`, the root of a variance, it is
+    :math:`w / ((n - c)\,\sigma)`, without the second derivative of the root.
     """
     z, correction = saved(node, "self"), saved(node, "correction")
     dims = _dims(node, z)
@@ -53,7 +75,7 @@ def variance_bound(node: Node, weight: Tensor) -> OutputHessian:
     if node.name() == "StdBackward0":
         deviation = saved(node, "result").reshape(shape)
         q = torch.where(deviation > 0, q / (2 * deviation), torch.zeros_like(q))
-    return _diagonal(q, z)
+    return Centred(q, dims)
 
 
 def _dims(node: Node, z: Tensor) -> tuple[int, ...]:

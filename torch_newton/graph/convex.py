@@ -13,12 +13,15 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from ..autodiff.nodes import inputs, leaf, saved
-from .bounds import norm_bound, variance_bound
+from .bounds import Centred, norm_bound, variance_hessian
 from .output_hessian import OutputHessian
 from .softmax import softmax_hessian
 
-NORMS = {"LinalgVectorNormBackward0", "NormBackward0"}
+NORMS = {"LinalgVectorNormBackward0", "NormBackward0", "NormBackward1"}
 """Nodes of norms, of which the square of the Euclidean one is a sum of squares."""
+
+ROOTS = {"DistBackward0", "SqrtBackward0", "StdBackward0"}
+"""Other roots. Of their squares what is inside says more than the root as a number does."""
 
 MEAN = 1
 """How PyTorch numbers reduction="mean"."""
@@ -38,14 +41,14 @@ class Curved:
             gives None, autograd is asked.
         formula: the second derivative from node and w, where autograd's loses digits.
         bound: where c is no square but lies below one that touches it, what node and w say about
-            the second derivative of that.
+            the second derivative of that; of a variance, which is one, its own.
     """
 
     find: Callable[[Node], GradientEdge | None]
     sign: int = 1
     square: Callable[[Node, Tensor], Square | None] | None = None
     formula: Callable[[Node, Tensor], OutputHessian | None] | None = None
-    bound: Callable[[Node, Tensor], OutputHessian] | None = None
+    bound: Callable[[Node, Tensor], OutputHessian | Centred] | None = None
 
 
 def _only_input(node: Node) -> GradientEdge | None:
@@ -65,21 +68,31 @@ def _euclidean(node: Node) -> GradientEdge | None:
     return _of_outputs(node) if float(saved(node, "ord", saved(node, "p"))) == 2.0 else None
 
 
+def base(node: Node) -> GradientEdge | None:
+    """The x of x ** 2, torch.square(x), x * x, and x @ x for a vector; None for anything else."""
+    edges, name = inputs(node), node.name()
+    if name == "PowBackward0":
+        return edges[0] if float(saved(node, "exponent")) == 2.0 else None
+    same = len(edges) == 2 and edges[0] == edges[1]
+    return edges[0] if same and name in {"MulBackward0", "DotBackward0"} else None
+
+
 def _squared(node: Node) -> GradientEdge | None:
-    """x ** 2 and torch.square(x); of |x|_2 ** 2 the entries of x rather than their norm."""
-    if float(saved(node, "exponent")) != 2.0:
+    """x of its square; of |x|_2 ** 2 the entries of x rather than their norm."""
+    x = base(node)
+    if x is None or x.node.name() in ROOTS:
         return None
     norm = _norm(node)
-    return inputs(node)[0] if norm is None else _only_input(norm)
+    return x if norm is None else _only_input(norm)
 
 
 def _norm(node: Node) -> Node | None:
     """The Euclidean norm that a square is the square of, where it is one."""
-    (base,) = inputs(node)
-    if base.node.name() not in NORMS:
+    x = base(node)
+    if x is None or x.node.name() not in NORMS:
         return None
-    order = saved(base.node, "ord", saved(base.node, "p"))
-    return base.node if order is None or float(order) == 2.0 else None
+    order = saved(x.node, "ord", saved(x.node, "p"))
+    return x.node if order is None or float(order) == 2.0 else None
 
 
 def _logits(node: Node) -> GradientEdge | None:
@@ -90,15 +103,9 @@ def _logits(node: Node) -> GradientEdge | None:
     return _only_input(node)
 
 
-def _product_with_itself(node: Node) -> GradientEdge | None:
-    """x * x, and x @ x for a vector."""
-    edges = inputs(node)
-    return edges[0] if len(edges) == 2 and edges[0] == edges[1] else None
-
-
 def _square(node: Node, weight: Tensor) -> Square | None:
     """z and 2 w, for the square of each entry and for the sum of all squares."""
-    norm = _norm(node) if node.name() == "PowBackward0" else None
+    norm = _norm(node)
     z = saved(node if norm is None else norm, "self")
     known = isinstance(z, Tensor) and (weight.shape == z.shape or weight.numel() == 1)
     return (z, 2 * weight) if known else None
@@ -116,8 +123,8 @@ def _mean_square(node: Node, weight: Tensor) -> Square | None:
 
 CURVED: dict[str, Curved] = {
     "PowBackward0": Curved(_squared, square=_square),
-    "MulBackward0": Curved(_product_with_itself, square=_square),
-    "DotBackward0": Curved(_product_with_itself, square=_square),
+    "MulBackward0": Curved(_squared, square=_square),
+    "DotBackward0": Curved(_squared, square=_square),
     "MseLossBackward0": Curved(_only_input, square=_mean_square),
     "HuberLossBackward0": Curved(_only_input),
     "SmoothL1LossBackward0": Curved(_only_input),
@@ -126,7 +133,8 @@ CURVED: dict[str, Curved] = {
     "AbsBackward0": Curved(_of_outputs, bound=norm_bound),
     "DistBackward0": Curved(_euclidean, bound=norm_bound),
     "LinalgVectorNormBackward0": Curved(_euclidean, bound=norm_bound),
-    "VarBackward0": Curved(_of_outputs, bound=variance_bound),
-    "StdBackward0": Curved(_of_outputs, bound=variance_bound),
+    "NormBackward1": Curved(_euclidean, bound=norm_bound),
+    "VarBackward0": Curved(_of_outputs, bound=variance_hessian),
+    "StdBackward0": Curved(_of_outputs, bound=variance_hessian),
 }
 """Functions at which the walk back from a loss ends with a term."""

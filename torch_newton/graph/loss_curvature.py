@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .bounds import Centred
 from .output_hessian import OutputHessian, measure, sample_shape, times
 from .terms import Term
 
 
 @dataclass(frozen=True)
 class OutputHessianRoot:
-    r"""The symmetric :math:`Q^{1/2}` of a term whose samples do not interact.
+    r"""The symmetric :math:`Q^{1/2}` of a term.
 
     Attributes:
         matrix: M x C where Q is diagonal, as for squares; M x C x C where the C outputs of a
-            sample interact, as in a cross-entropy.
+            sample interact, as in a cross-entropy; of other shapes as in `OutputHessian`.
         inverse: its pseudoinverse, of the same shape.
         shape: that of z, where the blocks are not those of samples.
         dim: see `OutputHessian`.
@@ -33,6 +34,11 @@ class OutputHessianRoot:
     def rows(self) -> int:
         """M, the number of samples."""
         return self.matrix.shape[0] if self.shape is None else self.shape[0]
+
+    @property
+    def separates_samples(self) -> bool:
+        """Whether samples do not interact: its blocks are those of samples."""
+        return self.shape is None
 
     @property
     def columns(self) -> int:
@@ -63,24 +69,45 @@ class OutputHessianRoot:
 
 
 def output_hessian_root(term: Term) -> OutputHessianRoot | None:
-    """The square root of a term's Q; None where samples interact or Q is not positive."""
+    """The square root of a term's Q; None where many samples interact or Q is not positive."""
     like = term.like
     rows, columns = sample_shape(like)
+    if isinstance(term.hessian, Centred):
+        found = measure(term.hessian.matvec, like, 0.0)
+        return None if found is None else _root(found, like, 0.0)
     if term.hessian is not None:
         return _root(term.hessian, like, term.size)
     if term.curvature is None:
-        # Where a formula keeps more digits, products need not pass for right by their rounding.
-        size = 0.0 if term.formula is not None else term.size
-        measured = measure(term.hessian_product(), like, size)
-        if measured is not None:
-            return _root(measured, like, term.size)
-        exact = None if term.formula is None else term.formula()
-        return None if exact is None else _root(exact, like, 0.0)
+        return _measured_root(term)
     if term.curvature.numel() > 1:
         return _diagonal_root(term.curvature.reshape(rows, columns))
     q = math.sqrt(float(term.curvature))
     matrix = like.new_full((rows, columns), q)
     return OutputHessianRoot(matrix, like.new_full((rows, columns), 1 / q if q > 0 else 0.0))
+
+
+def _measured_root(term: Term) -> OutputHessianRoot | None:
+    """By products; where these round too much for blocks, by the term's formula."""
+    product, like = term.hessian_product(), term.like
+    if term.formula is None:
+        measured = measure(product, like, term.size)
+        return None if measured is None else _root(measured, like, term.size)
+    # A formula keeps more digits: products need not pass for right by their rounding.
+    measured = measure(product, like, 0.0, together=False)
+    if measured is not None:
+        return _root(measured, like, term.size)
+    exact = term.formula()
+    if exact is not None:
+        return _root(exact, like, 0.0)
+    measured = measure(product, like, 0.0)
+    return None if measured is None else _root(measured, like, term.size)
+
+
+def bounding_root(term: Term) -> OutputHessianRoot | None:
+    """The square root of a diagonal matrix above a term's Q, where one is known."""
+    if not isinstance(term.hessian, Centred):
+        return None
+    return _diagonal_root(term.hessian.bound(term.like).matrix)
 
 
 def _root(Q: OutputHessian, like: Tensor, size: float) -> OutputHessianRoot | None:
@@ -117,6 +144,6 @@ def _block_root(Q: OutputHessian, like: Tensor, size: float) -> OutputHessianRoo
     return OutputHessianRoot(
         vectors * root[:, None] @ vectors.mT,
         vectors * inverse[:, None] @ vectors.mT,
-        None if Q.dim is None else like.shape,
+        like.shape if Q.dim is not None or len(blocks) != sample_shape(like)[0] else None,
         Q.dim,
     )

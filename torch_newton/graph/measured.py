@@ -33,7 +33,7 @@ def measured_terms(values: Weighted, known: Sequence[Term]) -> Residuals:
     linear: list[tuple[list[str], list[GradientEdge]]] = []
     for group in _groups(values):
         names = [edge.node.name() for edge in group]
-        found = _attempt(group) or _each(_scalars(group))
+        found = _attempt(group) or _each(_scalars(group)) or _attempt(group, together=True)
         if found is None:
             residuals.unrecognised.extend(names)
             continue
@@ -102,8 +102,14 @@ def _each(scalars: Weighted) -> _Found | None:
     return _Found(terms, True, slopes) if terms else None
 
 
-def _attempt(group: Weighted, exact: bool = True) -> _Found | None:
-    """The terms of a group of values, if any cut of it has a Q that can be used."""
+def _attempt(group: Weighted, exact: bool = True, together: bool = False) -> _Found | None:
+    """The terms of a group of values, if any cut of it has a Q that can be used.
+
+    Args:
+        group: the values, with their weights.
+        exact: whether the weights are those of the loss, rather than of its first order.
+        together: whether Q may be one in which all entries of z interact.
+    """
     places = cut(list(group))
     single = [edge for edge in places.single if leaf(edge.node) is None][:CUTS]
     choices = [[edge] for edge in single]
@@ -111,7 +117,7 @@ def _attempt(group: Weighted, exact: bool = True) -> _Found | None:
         choices.append(places.frontier)
     try:
         for choice in choices:
-            found = _terms(group, choice, exact)
+            found = _terms(group, choice, exact, together)
             # Nearer to the loss than its curvature is, everything is linear.
             if found is not None and (found.terms or choice is choices[0]):
                 return found
@@ -122,7 +128,9 @@ def _attempt(group: Weighted, exact: bool = True) -> _Found | None:
     return None
 
 
-def _terms(group: Weighted, places: Sequence[GradientEdge], exact: bool) -> _Found | None:
+def _terms(
+    group: Weighted, places: Sequence[GradientEdge], exact: bool, together: bool
+) -> _Found | None:
     """A term for each z; None where a Q is not positive, or there is none but of parameters."""
     if of_parameters(places) or _nested(places):
         return None
@@ -133,7 +141,7 @@ def _terms(group: Weighted, places: Sequence[GradientEdge], exact: bool) -> _Fou
     clipped, linear = not exact or len(places) > 1, []
     for z, slope in zip(places, slopes, strict=True):
         like = slope.detach()
-        Q = _second_derivative(z, slope, size)
+        Q = _second_derivative(z, slope, size, together)
         if Q is None:
             return None
         if not bool(Q.matrix.any()):
@@ -158,7 +166,9 @@ def _nested(places: Sequence[GradientEdge]) -> bool:
     return any(z.node in behind for z in places)
 
 
-def _second_derivative(z: GradientEdge, slope: Tensor, size: float) -> OutputHessian | None:
+def _second_derivative(
+    z: GradientEdge, slope: Tensor, size: float, together: bool
+) -> OutputHessian | None:
     def product(u: Tensor) -> Tensor:
         if not slope.requires_grad:
             return torch.zeros_like(u)
@@ -167,4 +177,4 @@ def _second_derivative(z: GradientEdge, slope: Tensor, size: float) -> OutputHes
         )
         return result.detach()
 
-    return measure(product, slope.detach(), size)
+    return measure(product, slope.detach(), size, together)

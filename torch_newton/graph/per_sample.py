@@ -102,6 +102,9 @@ def read_uses(
     roots = [root.transposed() if across else root for root in request.roots]
     uses = [use for use in known.uses if use.param in wanted]
     obstacles = {i: name for i, name in known.obstacles.items() if i in wanted}
+    if not all(root.separates_samples for root in roots):
+        mixed = "samples interact in the loss"
+        return Found(request, obstacles=obstacles | {use.param: mixed for use in uses})
     if any(root.columns > MAX_COLUMNS for root in roots):
         many = f"more than {MAX_COLUMNS} outputs a sample"
         return Found(request, obstacles=obstacles | {use.param: many for use in uses})

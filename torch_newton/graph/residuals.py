@@ -19,14 +19,23 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .convex import CURVED, NORMS
+from .convex import CURVED, NORMS, ROOTS
 from .guard import attempt, warn_unreadable
 from .measured import measured_terms
 from .terms import Residuals, Term
 from .walk import LINEAR, Candidate, End, walk
 from .weights import direct_weights, total_weights
 
-__all__ = ["CURVED", "LINEAR", "NORMS", "Residuals", "Term", "find_residuals", "read_residuals"]
+__all__ = [
+    "CURVED",
+    "LINEAR",
+    "NORMS",
+    "ROOTS",
+    "Residuals",
+    "Term",
+    "find_residuals",
+    "read_residuals",
+]
 
 
 def read_residuals(loss: Tensor) -> Residuals:
@@ -110,7 +119,7 @@ def _term(part: _Part) -> Term:
         gradient.detach(),
         hessian=bound,
         formula=formula,
-        chained=part.chained or bound is not None,
+        chained=part.chained or (bound is not None and edge.node.name() != "VarBackward0"),
     )
 
 

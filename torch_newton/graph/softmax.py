@@ -30,7 +30,9 @@ def softmax_hessian(node: Node, weight: Tensor) -> OutputHessian | None:
     Q = w * p[:, :, None] * p[:, None, :]
     torch.diagonal(Q, dim1=1, dim2=2).zero_()
     torch.diagonal(Q, dim1=1, dim2=2).copy_(-Q.sum(2))
-    if logarithms.ndim == 2 and dim == 1:
+    if logarithms.ndim == 1 or (logarithms.ndim == 2 and dim == 1):
         return OutputHessian(Q)
     found = OutputHessian(Q, dim)
-    return found if outputs > MAX_OUTPUTS else by_sample(found.matvec, logarithms)
+    if dim == 0 or outputs > MAX_OUTPUTS:
+        return found
+    return by_sample(found.matvec, logarithms)

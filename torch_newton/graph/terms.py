@@ -13,6 +13,7 @@ from ..autodiff.nodes import leaf
 from ..autodiff.products import jacobian_at
 from ..linalg.flat import flatten, unflatten
 from ..linalg.operators import LinearOperator, symmetric
+from .bounds import Centred
 from .output_hessian import OutputHessian
 
 
@@ -31,8 +32,8 @@ class Term:
         curvature: its second derivative in each entry of z, where that has been read off the
             graph; of z's shape or broadcast to it.
         others: further values that belong to the term, with their weights: it is the sum of all.
-        hessian: what takes the place of the second derivative, where that is not simply the
-            term's own: its positive part, or an upper bound.
+        hessian: the second derivative where its structure is known, or what takes its place:
+            its positive part, or an upper bound.
         formula: the second derivative in closed form, where that keeps digits which autograd's
             products lose.
         chained: whether w changes with z, as where the loss is the root of a mean of squares.
@@ -44,7 +45,7 @@ class Term:
     gradient: Tensor
     curvature: Tensor | None = None
     others: tuple[tuple[GradientEdge, Tensor], ...] = ()
-    hessian: OutputHessian | None = None
+    hessian: OutputHessian | Centred | None = None
     formula: Callable[[], OutputHessian | None] | None = None
     chained: bool = False
 
@@ -56,9 +57,14 @@ class Term:
 
     @property
     def diagonal(self) -> Tensor | None:
-        """Q where it is known to be diagonal: of z's shape, or broadcast to it."""
+        """Q where it is known to be diagonal: of z's shape, or broadcast to it.
+
+        Of one that takes the mean away beforehand the factor: a slope has no mean.
+        """
         if self.hessian is None:
             return self.curvature
+        if isinstance(self.hessian, Centred):
+            return self.hessian.factor
         matrix = self.hessian.matrix
         return matrix.reshape(self.like.shape) if matrix.ndim == 2 else None
 

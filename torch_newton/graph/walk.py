@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch.autograd.graph import GradientEdge, Node
 
 from ..autodiff.nodes import inputs, leaf, operands, output_shape, saved
-from .convex import CURVED, NORMS, Curved
+from .convex import CURVED, NORMS, Curved, base
 from .cut import ELEMENTWISE
 
 LINEAR = {
@@ -78,6 +78,10 @@ def walk(start: GradientEdge) -> list[End]:
             continue
         seen.add(edge)
         node, name = edge.node, edge.node.name()
+        square_of = base(node)
+        if square_of is not None and square_of.node.name() == "SqrtBackward0":
+            stack += inputs(square_of.node)  # what the root is taken of
+            continue
         if name == "PowBackward0" and is_scalar(edge) and inputs(node)[0].node.name() not in NORMS:
             # A power of a sum of squares says more by its squares than as one number.
             end = _through(edge)
@@ -99,15 +103,17 @@ def _through(edge: GradientEdge) -> End:
     """Terms inside an increasing concave function, or any function of scalars."""
     node, edges = edge.node, inputs(edge.node)
     power = float(saved(node, "exponent")) if node.name() == "PowBackward0" else None
+    if base(node) is not None:
+        edges, power = edges[:1], 2.0
     concave = node.name() in CONCAVE or (power is not None and 0 < power < 1)
-    of_norms = power is not None and 1 <= power < 2
+    of_norms = power is not None and 1 <= power <= 2
     if not edges or not (concave or of_norms or _is_of_scalars(edge)):
         return End(edge)
     inner = [end for part in edges for end in walk(part)]
     candidates = dict.fromkeys(found for end in inner for found in end.candidates)
     if not all(end.candidates for end in inner) or of_parameters([c.z for c in candidates]):
         return End(edge)
-    # |z| ** p is a concave function of the square of |z| up to p = 2.
+    # |z| ** p is a concave function of the square of |z| up to p = 2, where it is linear.
     if of_norms and all(found.curved.bound is not None for found in candidates):
         concave = True
     elif of_norms and not _is_of_scalars(edge):

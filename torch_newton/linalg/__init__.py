@@ -22,7 +22,19 @@ from .flat import filled, flatten, norm, unflatten
 from .indexed_factor import IndexedFactor
 from .lanczos import Lanczos, Tridiagonal
 from .minres import minimum_residual
-from .operators import LinearOperator, congruent, damped, from_dense, identity, symmetric
+from .normal_equations import normal_matrix
+from .operators import (
+    LinearOperator,
+    congruent,
+    damped,
+    from_dense,
+    identity,
+    in_dtype,
+    symmetric,
+)
+from .pivoted_cholesky import PivotedCholesky
+from .precision import solving_dtype
+from .row_compression import compressed
 from .solution import Solution, Stop
 from .solve import SolveError, inverse, solve_symmetric
 from .trace_estimation import Trace, trace
@@ -38,12 +50,14 @@ __all__ = [
     "Lanczos",
     "LinearOperator",
     "NotFiniteError",
+    "PivotedCholesky",
     "Solution",
     "SolveError",
     "SpectralDensity",
     "Stop",
     "Trace",
     "Tridiagonal",
+    "compressed",
     "congruent",
     "damped",
     "dense_eigenvalues",
@@ -53,13 +67,16 @@ __all__ = [
     "flatten",
     "from_dense",
     "identity",
+    "in_dtype",
     "inertia",
     "inverse",
     "minimum_residual",
     "negative_fraction",
     "norm",
+    "normal_matrix",
     "rounding_of",
     "solve_symmetric",
+    "solving_dtype",
     "spectral_density",
     "symmetric",
     "trace",

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .flat import norm
-from .operators import LinearOperator
+from .flat import add_multiple_, norm
+from .operators import LinearOperator, own_product
 from .solution import Solution, Stop, check_system
 
 
@@ -20,6 +20,8 @@ def conjugate_gradient(
     tol: float = 1e-8,
     max_iter: int | None = None,
     min_curvature: float = 0.0,
+    overwrite_b: bool = False,
+    energy: bool = False,
 ) -> Solution:
     r"""Solve A x = b for symmetric positive definite A, of which only products are known.
 
@@ -28,6 +30,10 @@ def conjugate_gradient(
     :math:`p^T A p \le` `min_curvature` :math:`p^T p`, which for the default of zero proves that
     A is not definite, and returns the iterate reached before. That iterate, unless zero, is a
     descent direction of :math:`x^T A x/2 - b^T x` (Steihaug 1983).
+
+    It holds five vectors of n entries at a time, the product of the iteration among them, and
+    what a product takes: x, A x, the residual, the direction p and A p; with a preconditioner one
+    more.
 
     Args:
         A: symmetric, n x n.
@@ -38,18 +44,22 @@ def conjugate_gradient(
         max_iter: at most so many iterations; n where none is given, by which the residual would
             be zero in exact arithmetic.
         min_curvature: the least curvature that counts as positive.
+        overwrite_b: whether the residual may take b's place in memory.
+        energy: measure residuals in the norm of M in place of the Euclidean one. Where M is near
+            the inverse of A that is the norm of the error, |x - A^{-1} b| in the norm of A.
 
     Raises:
         ValueError: A is not square, or b does not fit it.
     """
     check_system(A, b)
-    x, Ax, r = torch.zeros_like(b), torch.zeros_like(b), b
-    target, limit = tol * norm(b), len(b) if max_iter is None else max_iter
+    x, Ax, r = torch.zeros_like(b), torch.zeros_like(b), b if overwrite_b else b.clone()
+    limit = len(b) if max_iter is None else max_iter
     curvature_min, direction, iterations = math.inf, None, 0
 
-    p = z = r if M is None else M @ r
-    rz, residual = float(r @ z), norm(r)
-    stop = _state(residual, rz, target)
+    p = r.clone() if M is None else own_product(M, r)
+    rz, residual = float(r @ p), norm(r)
+    target = tol * _measure(residual, rz, energy)
+    stop = _state(residual, rz, target, energy)
     while stop is None and iterations < limit:
         Ap = A @ p
         iterations += 1
@@ -62,22 +72,30 @@ def conjugate_gradient(
             stop, direction = Stop.NEGATIVE_CURVATURE, p
             break
         alpha = rz / pAp
-        r = r - alpha * Ap
+        add_multiple_(r, -alpha, Ap)
         z = r if M is None else M @ r
         rz_before, rz, residual = rz, float(r @ z), norm(r)
-        stop = _state(residual, rz, target)
+        stop = _state(residual, rz, target, energy)
         if stop is Stop.NON_FINITE:
             break  # before the overflow reaches x
-        x, Ax = x + alpha * p, Ax + alpha * Ap
-        p = z + rz / rz_before * p
+        add_multiple_(x, alpha, p)
+        add_multiple_(Ax, alpha, Ap)
+        p.mul_(rz / rz_before).add_(z)
+        del z, Ap  # not beside the next product
     stop = stop or Stop.MAX_ITERATIONS
     return Solution(x, Ax, stop, iterations, residual, curvature_min, direction)
 
 
-def _state(residual: float, rz: float, target: float) -> Stop | None:
+def _state(residual: float, rz: float, target: float, energy: bool) -> Stop | None:
     """Why to stop at a residual r, from |r| and r^T M r; None to go on."""
     if not (math.isfinite(residual) and math.isfinite(rz)):
         return Stop.NON_FINITE
-    if residual <= target:
+    if _measure(residual, rz, energy) <= target:
         return Stop.CONVERGED
     return Stop.PRECONDITIONER if rz <= 0 else None
+
+
+def _measure(residual: float, rz: float, energy: bool) -> float:
+    if not energy:
+        return residual
+    return math.sqrt(rz) if rz > 0 else (0.0 if residual == 0 else math.inf)

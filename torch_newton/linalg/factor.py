@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -112,13 +112,20 @@ class Factor:
             start += rows
         return found
 
+    def part(self, rows: slice) -> Factor:
+        """Consecutive rows."""
+        return Factor(self.left[rows], None if self.right is None else self.right[rows])
+
+    def with_left(self, left: Tensor, dtype: torch.dtype) -> Factor:
+        """The same with another L, and R in another precision."""
+        return replace(self, left=left, right=None if self.right is None else self.right.to(dtype))
+
     def _slices(self) -> Iterator[tuple[slice, Factor]]:
         """Consecutive rows of at most `FORMED` entries, or one row."""
         step = max(1, FORMED // max(1, self.size))
         for start in range(0, self.left.shape[0], step):
             rows = slice(start, start + step)
-            right = None if self.right is None else self.right[rows]
-            yield rows, Factor(self.left[rows], right)
+            yield rows, self.part(rows)
 
     def _sums(self) -> Tensor:
         return self.left[:, 0] if self.left.shape[1] == 1 else self.left.sum(1)

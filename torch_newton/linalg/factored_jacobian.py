@@ -14,8 +14,7 @@ matrix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -63,7 +62,8 @@ class FactoredJacobian(LinearOperator):
 
     def __init__(self, factors: list[Factor | None], like: Sequence[Tensor], rows: int) -> None:
         shape = (rows, sum(param.numel() for param in like))
-        fields = {"shape": shape, "dtype": like[0].dtype, "device": like[0].device}
+        dtype = next((f.left.dtype for f in factors if f is not None), like[0].dtype)
+        fields = {"shape": shape, "dtype": dtype, "device": like[0].device}
         # The base is frozen, so that the fields are put where a frozen dataclass puts its own.
         self.__dict__.update(fields, factors=factors, like=like, rows=rows)
 
@@ -82,7 +82,7 @@ class FactoredJacobian(LinearOperator):
         if self._matrix is not None:
             return u @ self._matrix
         return flatten(
-            torch.zeros_like(param) if factor is None else factor.rmatvec(u)
+            u.new_zeros(param.shape) if factor is None else factor.rmatvec(u)
             for factor, param in zip(self.factors, self.like, strict=True)
         )
 
@@ -113,13 +113,13 @@ class FactoredJacobian(LinearOperator):
         if self._matrix is not None:
             return symmetric_product(self._matrix)
         factors = [factor for factor in self.factors if factor is not None]
-        return gram(factors) if factors else self.like[0].new_zeros(self.rows, self.rows)
+        return gram(factors) if factors else self._zeros(self.rows, self.rows)
 
     def squared_norms(self) -> Tensor:
         """The squared norm of each row, R entries: the diagonal of J J^T."""
         if self._matrix is not None:
             return self._matrix.square().sum(1)
-        total = self.like[0].new_zeros(self.rows)
+        total = self._zeros(self.rows)
         for factor in self.factors:
             if factor is not None:
                 total += factor.squared_norms()
@@ -130,8 +130,23 @@ class FactoredJacobian(LinearOperator):
         factors = [None if f is None else f.take(index, scale) for f in self.factors]
         return FactoredJacobian(factors, self.like, len(index))
 
+    def blocks(self, entries: int) -> Iterator[FactoredJacobian]:
+        """Consecutive rows of at most so many entries, or one row; they share its memory."""
+        step = max(1, entries // max(1, self.shape[1]))
+        for start in range(0, self.rows, step):
+            rows = slice(start, min(start + step, self.rows))
+            parts = [None if factor is None else factor.part(rows) for factor in self.factors]
+            yield FactoredJacobian(parts, self.like, rows.stop - start)
+
     def times(self, number: float) -> FactoredJacobian:
         """The rows, all times a number."""
+        return self._with_lefts(lambda left: left * number, self.dtype)
+
+    def to(self, dtype: torch.dtype) -> FactoredJacobian:
+        """The same rows in another precision."""
+        return self if dtype is self.dtype else self._with_lefts(lambda left: left.to(dtype), dtype)
+
+    def _with_lefts(self, f: Callable[[Tensor], Tensor], dtype: torch.dtype) -> FactoredJacobian:
         lefts: dict[int, Tensor] = {}  # a weight and its bias share theirs afterwards, too
         factors: list[Factor | None] = []
         for factor in self.factors:
@@ -139,19 +154,26 @@ class FactoredJacobian(LinearOperator):
                 factors.append(None)
                 continue
             if factor.layer not in lefts:
-                lefts[factor.layer] = factor.left * number
-            factors.append(replace(factor, left=lefts[factor.layer]))
+                lefts[factor.layer] = f(factor.left)
+            factors.append(factor.with_left(lefts[factor.layer], dtype))
         return FactoredJacobian(factors, self.like, self.rows)
+
+    def over_all_rows(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """Sums over the rows at hand as sums over all rows, which processes may share."""
+        return list(sums)
 
     def dense(self) -> Tensor:
         """J, R x P."""
         return torch.cat(
             [
-                param.new_zeros(self.rows, param.numel()) if factor is None else factor.dense()
+                self._zeros(self.rows, param.numel()) if factor is None else factor.dense()
                 for factor, param in zip(self.factors, self.like, strict=True)
             ],
             dim=1,
         )
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     @cached_property
     def _matrix(self) -> Tensor | None:

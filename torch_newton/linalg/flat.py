@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+CHUNK = 2**18
+"""Entries of a vector that `add_multiple_` takes at a time: 1 or 2 MiB, which a core's cache holds,
+and enough for the calls to cost nothing beside the arithmetic."""
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -20,6 +25,31 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 def norm(vector: Tensor) -> float:
     """The Euclidean length of a vector, as a number."""
     return float(torch.linalg.vector_norm(vector))
+
+
+def add_multiple_(y: Tensor, factor: float, x: Tensor) -> Tensor:
+    """Add `factor` times x to y in place, rounded as in ``y + factor * x``: twice for each entry.
+
+    (``y.add_(x, alpha=factor)`` rounds once or twice, as the machine has it.) Long vectors are
+    taken in pieces, so that no third vector of their length is needed.
+
+    Args:
+        y: n entries, or n x k.
+        factor: a number.
+        x: of the same shape; it may not share memory with y.
+    """
+    if len(y) <= CHUNK:
+        return y.add_(factor * x)
+    for piece, other in zip(torch.split(y, CHUNK), torch.split(x, CHUNK), strict=True):
+        piece.add_(factor * other)
+    return y
+
+
+def all_finite(vector: Tensor) -> bool:
+    """Whether no entry is infinite or NaN."""
+    # The square is a single number to look at, but may overflow where no entry does.
+    flat = vector.reshape(-1)
+    return math.isfinite(float(flat @ flat)) or bool(flat.isfinite().all())
 
 
 def filled(tensors: Iterable[Tensor | None], like: Iterable[Tensor]) -> list[Tensor]:

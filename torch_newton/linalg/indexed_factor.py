@@ -94,6 +94,10 @@ class IndexedFactor(Factor):
         left = self.left[index] * scale[:, None, None]
         return replace(self, left=left, index=self.index[index])
 
+    def part(self, rows: slice) -> IndexedFactor:
+        """Consecutive rows."""
+        return replace(self, left=self.left[rows], index=self.index[rows])
+
     @property
     def size(self) -> int:
         """Entries of a row: n b."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .flat import norm
+from .flat import add_multiple_, norm
 from .lanczos import Tridiagonal
-from .operators import LinearOperator
+from .operators import LinearOperator, own_product
 from .solution import Solution, Stop, check_system
 
 
@@ -26,6 +26,8 @@ def minimum_residual(
     Paige and Saunders (1975), *Solution of sparse indefinite systems of linear equations*.
     Rounding limits one run to about :math:`\kappa(A)^2` units in the last place, so runs are
     repeated on the residual until the true residual is small, or no longer halves.
+
+    It holds ten vectors of n entries at a time, and what a product takes.
 
     Args:
         A: symmetric, n x n.
@@ -50,7 +52,9 @@ def minimum_residual(
         # is at the limit of the arithmetic, and so would be the next.
         if not correction.residual_norm < 0.5 * best.residual_norm:
             break
-        best = replace(correction, x=best.x + correction.x, Ax=best.Ax + correction.Ax)
+        best.x.add_(correction.x)
+        best.Ax.add_(correction.Ax)
+        best = replace(correction, x=best.x, Ax=best.Ax)
     return replace(best, iterations=iterations)
 
 
@@ -62,7 +66,7 @@ def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution
     is below rounding.
     """
     x = torch.zeros_like(b)
-    v_before, v = torch.zeros_like(b), b
+    v_before, v = torch.zeros_like(b), b.clone()
     w_before, w = torch.zeros_like(b), torch.zeros_like(b)
     beta = phi = norm(b)
     # Givens rotation of the last column but one, and of the last.
@@ -72,13 +76,14 @@ def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution
     iterations, rounding, largest = 0, 0.0, 0.0
     unit = torch.finfo(b.dtype).eps
     while iterations < max_iter and abs(phi) > max(0.5 * target, rounding) and beta > 0:
-        v = v / beta
-        Av = A @ v
+        v.div_(beta)
+        Av = own_product(A, v)
         iterations += 1
         alpha = float(v @ Av)
         if iterations > 1:
-            Av = Av - beta * v_before
-        v_before, v, beta_before = v, Av - alpha * v, beta
+            add_multiple_(Av, -beta, v_before)
+        v_before, v, beta_before = v, add_multiple_(Av, -alpha, v), beta
+        del Av
         beta = norm(v)
         if not (math.isfinite(alpha) and math.isfinite(beta)):
             return _result(A, b, x, target, iterations, diagonal, off_diagonal, finite=False)
@@ -97,8 +102,10 @@ def _run(A: LinearOperator, b: Tensor, target: float, max_iter: int) -> Solution
             break
         c_before, s_before = c, s
         c, s = gamma_bar / gamma, beta / gamma
-        w_before, w = w, (v_before - epsilon * w_before - delta * w) / gamma
-        x = x + (c * phi) * w
+        # w, w_before = (v_before - epsilon w_before - delta w) / gamma, w
+        w_before.mul_(-epsilon).add_(v_before)
+        w_before, w = w, add_multiple_(w_before, -delta, w).div_(gamma)
+        add_multiple_(x, c * phi, w)
         phi = -s * phi
         rounding = unit * largest * norm(x)
     return _result(A, b, x, target, iterations, diagonal, off_diagonal)
@@ -115,7 +122,7 @@ def _result(
     finite: bool = True,
 ) -> Solution:
     """The solution with its true residual, for which A is multiplied once more."""
-    Ax = A @ x
+    Ax = own_product(A, x)
     residual = norm(b - Ax)
     if not (finite and math.isfinite(residual)):
         stop = Stop.NON_FINITE
@@ -123,5 +130,5 @@ def _result(
         stop = Stop.CONVERGED if residual <= target else Stop.MAX_ITERATIONS
     ritz = math.inf
     if diagonal:
-        ritz = float(Tridiagonal.of(diagonal, off_diagonal[:-1]).ritz_values()[0])
+        ritz = Tridiagonal.of(diagonal, off_diagonal[:-1]).smallest()
     return Solution(x, Ax, stop, iterations + 1, residual, ritz, None)

@@ -9,6 +9,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from .flat import add_multiple_
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -26,7 +28,7 @@ class LinearOperator:
 
     Args:
         shape: (m, n).
-        matvec: maps a vector of n entries to one of m.
+        matvec: maps a vector of n entries to one of m, which is new or the argument itself.
         rmatvec: maps a vector of m entries to one of n.
         dtype: of the vectors it takes and returns.
         device: where these vectors are.
@@ -180,8 +182,23 @@ def identity(
 
 def damped(operator: LinearOperator, damping: float) -> LinearOperator:
     """A + damping I, for a square A: the matrix that a regularized Newton step inverts."""
-    size = operator.shape[0]
-    return operator + damping * identity(size, dtype=operator.dtype, device=operator.device)
+    transpose = operator.T
+    return LinearOperator(
+        operator.shape,
+        lambda v: add_multiple_(own_product(operator, v), damping, v),
+        lambda u: add_multiple_(own_product(transpose, u), damping, u),
+        operator.dtype,
+        operator.device,
+        lambda V: add_multiple_(own_product(operator, V), damping, V),
+        lambda U: add_multiple_(own_product(transpose, U), damping, U),
+    )
+
+
+def own_product(operator: LinearOperator, v: Tensor) -> Tensor:
+    """A v, which may be overwritten: a copy where an operator such as `identity` returns v."""
+    result = operator @ v
+    shared = result.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
+    return result.clone() if shared else result
 
 
 def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
@@ -189,10 +206,27 @@ def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
     column = e[:, None]
     return symmetric(
         len(e),
-        lambda v: e * (operator @ (e * v)),
+        lambda v: own_product(operator, e * v).mul_(e),
         dtype=operator.dtype,
         device=operator.device,
         matmat=lambda V: column * (operator @ (column * V)),
+    )
+
+
+def in_dtype(operator: LinearOperator, dtype: torch.dtype) -> LinearOperator:
+    """A symmetric operator for vectors of another precision, evaluated in its own."""
+    if dtype is operator.dtype:
+        return operator
+
+    def product(v: Tensor) -> Tensor:
+        return (operator @ v.to(operator.dtype)).to(dtype)
+
+    return symmetric(
+        operator.shape[0],
+        product,
+        dtype=dtype,
+        device=operator.device,
+        matmat=None if operator.matmat is None else product,
     )
 
 

@@ -55,6 +55,7 @@ def solve_symmetric(
     if solution.stop is not Stop.NEGATIVE_CURVATURE:
         return solution, False
     left = max(1, budget - solution.iterations)
+    del solution  # three vectors, which need not stand beside those of the other method
     return minimum_residual(A, b, tol=tol, max_iter=left), True
 
 

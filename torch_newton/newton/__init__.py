@@ -5,7 +5,8 @@ from .iteration import Iteration, Outcome
 from .memory import Memory
 from .observation import Observation
 from .options import Options
-from .quadratic_model import Proposal, QuadraticModel
+from .proposal import Proposal
+from .quadratic_model import QuadraticModel
 from .trust_region import TrustRegionSearch
 
 __all__ = [

@@ -83,8 +83,14 @@ class History:
         known = [system for system in among if system.name in self.selections]
         return max(known, key=lambda system: self.selections[system.name].rate, default=None)
 
-    def select(self, among: Candidates) -> CandidateSystem:
-        """The system for the next step."""
+    def select(self, among: Candidates, to_come: bool = True) -> CandidateSystem:
+        """The system for the next step.
+
+        Args:
+            among: the candidates.
+            to_come: whether a trial may be paid for by what is still to be spent, or must wait
+                until it is small beside what has been.
+        """
         if self.left > 0:
             for system in among:
                 if system.name == self.current:
@@ -92,7 +98,7 @@ class History:
         best = self.best(among)
         if best is None:
             return next(iter(among))
-        return self._trial(among, best) or best
+        return self._trial(among, best, to_come) or best
 
     def after(self, step: Step, cost: float, among: Candidates) -> History:
         """The history after a step of a given cost, with the systems it was selected among."""
@@ -120,10 +126,12 @@ class History:
             left,
         )
 
-    def _trial(self, among: Candidates, best: CandidateSystem) -> CandidateSystem | None:
+    def _trial(
+        self, among: Candidates, best: CandidateSystem, to_come: bool
+    ) -> CandidateSystem | None:
         """Another system whose turn it is to be tried."""
         rate = self.selections[best.name].rate
-        to_come = min(1 / rate, HORIZON) if rate > 0 else HORIZON
+        coming = (min(1 / rate, HORIZON) if rate > 0 else HORIZON) if to_come else 0.0
         others = [system for system in among if system != best]
         for system in sorted(others, key=self._last):
             known = self.selections.get(system.name)
@@ -132,7 +140,7 @@ class History:
             wait = 0 if known is None else PATIENCE * 2**known.trials
             cost = TRIAL * (among[system] if known is None else known.cost)
             if self.step - self._last(system) >= wait and (
-                self.tried + cost <= SHARE * (self.spent + to_come)
+                self.tried + cost <= SHARE * (self.spent + coming)
             ):
                 return system
         return None

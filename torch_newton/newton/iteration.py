@@ -93,7 +93,7 @@ class Iteration:
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
         observe(_observation(at, model, scaling, step))
-        self.evaluator.finish(direction, begin.grads)
+        self.evaluator.finish(direction, begin.gradient, begin.filled)
         backward_calls.leave(self.evaluator.params)
         if scaling is not None:
             scaling.keep(self.state)
@@ -121,6 +121,8 @@ class Iteration:
             terms=not all(curvature.exact for curvature in self.options.curvatures),
             twice=self.twice,
             checked=self.twice and self.options.hvp == "auto",
+            max_memory=self.options.max_memory,
+            proposed=self.memory.pivots,
         )
 
     def _verified(self, at: Linearization) -> Verified:
@@ -174,13 +176,15 @@ class Iteration:
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""
         params, first = self.evaluator.params, self.memory.first_loss
+        epsilon = torch.finfo(params[0].dtype).eps
         return DampingContext(
             s,
             self.options.width or width(params),
-            torch.finfo(params[0].dtype).eps,
+            epsilon,
             loss,
             loss if first is None else first,
             model.kernel_extremes,
+            None if model.epsilon == epsilon else model.epsilon,
         )
 
     def _opening(
@@ -244,6 +248,7 @@ class Iteration:
             history=history,
             finite_difference=self.memory.finite_difference,
             verified=verified,
+            pivots=() if at.low_rank is None else at.low_rank.kept,
         )
 
     def _returned(self, begin: Start) -> Any:

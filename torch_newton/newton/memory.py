@@ -43,6 +43,7 @@ class Memory:
         history: what the choice among them remembers.
         finite_difference: whether products are known to need differences of gradients.
         verified: what is remembered of the tests of the exact Hessian.
+        pivots: rows from which the factor of low rank of the last step was made.
     """
 
     steps: int = 0
@@ -53,6 +54,7 @@ class Memory:
     history: History = field(default_factory=History)
     finite_difference: bool = False
     verified: Verified = field(default_factory=Verified)
+    pivots: tuple[int, ...] = ()
 
     def of(self, system: CandidateSystem) -> SystemMemory:
         """What is known of a system; of one not solved before, what is known of its counterpart
@@ -81,6 +83,7 @@ class Memory:
             ),
             "history": self.history.numbers(),
             "verified": self.verified.numbers(),
+            "pivots": dict.fromkeys(self.pivots, True),
         }
 
     @classmethod
@@ -110,6 +113,7 @@ class Memory:
                 "available": (tuple(values["available"]["names"]) if values["available"] else None),
                 "history": History.from_numbers(values["history"]),
                 "verified": Verified.from_numbers(values.get("verified") or Verified().numbers()),
+                "pivots": tuple(values.get("pivots", ())),
             }
         )
 

@@ -120,6 +120,7 @@ class Options:
     hvp: str = "auto"
     correction: bool = True
     maximize: bool = False
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         curvatures(self.curvature, adaptive=False)  # complains of an unknown one
@@ -142,7 +143,7 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         preconditioner(self.preconditioner)
-        for name in ("cg_max_iter", "width"):
+        for name in ("cg_max_iter", "width", "max_memory"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (whole and value >= 1):

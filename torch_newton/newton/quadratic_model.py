@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,45 +12,23 @@ from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization
 from ..linalg.change_of_variables import ChangeOfVariables
 from ..linalg.conjugate_gradient import conjugate_gradient
-from ..linalg.operators import LinearOperator, damped, symmetric
+from ..linalg.operators import LinearOperator, damped, in_dtype
 from ..linalg.solution import Solution, Stop
 from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
+from ..preconditioners.correction import second_order_correction
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
+from ..preconditioners.low_rank import LowRankInverse, LowRankSpace
+from ..preconditioners.rounding import loss_rounding
 from ..preconditioners.scaling import Scaling
 from ..step import Path
+from .counting import Counter, counted
+from .precision import gradient_in
+from .proposal import Proposal
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A solution d of (A + lambda I) d = -g.
-
-    Attributes:
-        directions: d, P entries; none where the first direction tried had no positive curvature,
-            and two where the solver was stopped by negative curvature and has the Gauss-Newton
-            step to offer beside its iterate.
-        curvatures: d^T A d of each, A without lambda.
-        stop: why the solver stopped.
-        iterations: what it took.
-        curvature_min: smallest p^T A p / p^T p over the solver's directions p, with lambda;
-            infinite where there was none.
-        negative_curvature: whether it saw that A + lambda I is not positive definite.
-        path: how it was solved.
-        inverse: that of the Gauss-Newton matrix plus lambda I, where it was used.
-    """
-
-    directions: list[Tensor]
-    curvatures: list[float]
-    stop: Stop
-    iterations: int
-    curvature_min: float
-    negative_curvature: bool
-    path: Path
-    inverse: DampedInverse | None = None
 
 
 class QuadraticModel:
@@ -62,13 +39,20 @@ class QuadraticModel:
     :math:`(D^{-1/2} A D^{-1/2} + \lambda I)\,\varphi = -D^{-1/2} g`.
 
     Args:
-        gradient: g, P entries.
+        gradient: g, P entries, in the precision of the space where there is one.
         curvature: A, the Hessian or the Gauss-Newton matrix.
         at_damping: a preconditioner for each lambda, where the user gave one.
         space: the function space of the loss, where it could be read.
         exact_inverse: whether the damped inverse in `space` is that of A itself.
         scaling: D; the identity where there is none. It takes a `space`.
         path: how the system is solved, where that does not follow from the above.
+        rounding: the unit of rounding in g, where that is not the one of its dtype.
+        low_rank: the rows whose J^T J is A, where there are too many for a `space`.
+
+    Attributes:
+        epsilon: the unit of rounding in the system.
+        loss_rounding: by how much two equal losses may differ, as far as that is not by the
+            rounding of the loss itself.
     """
 
     def __init__(
@@ -80,54 +64,56 @@ class QuadraticModel:
         exact_inverse: bool = False,
         scaling: Scaling | None = None,
         path: Path | None = None,
+        rounding: float = 0.0,
+        low_rank: LowRankSpace | None = None,
     ) -> None:
-        self.gradient = gradient
-        self.gradient_norm = float(torch.linalg.vector_norm(gradient))
-        self.products = 0
-        self._at_damping = at_damping
         self._exact_inverse = exact_inverse
+        # Products through autograd have the parameters' precision, and then vectors have it too.
+        self._dtype = gradient.dtype if exact_inverse else curvature.dtype
+        self.epsilon = max(rounding, torch.finfo(self._dtype).eps)
+        self.gradient = gradient.to(self._dtype)
+        self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
+        self._counter = Counter()
+        self.loss_rounding = 0.0 if space is None else loss_rounding(space)
+        self._at_damping = at_damping
+        self._low_rank = low_rank
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
             self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
 
-        def counted(v: Tensor) -> Tensor:
-            self.products += 1
-            return curvature @ v
-
-        def counted_columns(V: Tensor) -> Tensor:
-            self.products += V.shape[1]
-            return curvature @ V
-
-        # Without a faster way of its own each column is a product, and counted there.
-        self.curvature = symmetric(
-            len(gradient),
-            counted,
-            dtype=curvature.dtype,
-            device=curvature.device,
-            matmat=None if curvature.matmat is None else counted_columns,
-        )
+        self.curvature = counted(curvature, self._counter)
         # The system is solved in these variables, where the damping is a multiple of I.
         self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
             self._variables = ChangeOfVariables(scaling.vector)
             self._space = space.scaled(scaling)
-        self._g = self._variables.gradient(gradient)
-        self._A = self._variables.curvature(self.curvature)
+        self._space_g = self._variables.gradient(gradient)
+        self._g = self._space_g.to(self._dtype)
+        self._A = self._variables.curvature(in_dtype(self.curvature, self._dtype))
 
     @classmethod
     def of(cls, curvature: Curvature, at: Linearization, scaling: Scaling | None) -> QuadraticModel:
         """The model of a curvature at the point of a linearization."""
         closed = curvature.closed(at)
+        space = curvature.space(at)
+        gradient, rounding = gradient_in(space, at.start)
         return cls(
-            at.start.gradient,
+            gradient,
             curvature.operator(at),
             None if closed else at.at_damping,
-            curvature.space(at),
+            space,
             closed,
             scaling,
-            None if at.sampled is None else Path.SAMPLED_ROWS,
+            None if at.low_rank is None else Path.LOW_RANK,
+            rounding,
+            curvature.iterative(at),
         )
+
+    @property
+    def products(self) -> int:
+        """Products taken with A so far."""
+        return self._counter.products
 
     def scale(self) -> float:
         """s = |A g| / |g| in the scaled variables; 1 where that is zero or not finite."""
@@ -149,6 +135,11 @@ class QuadraticModel:
         """How much the model falls along d, given d^T A d; the damping is no part of it."""
         return -float(self.gradient @ direction) - 0.5 * curvature
 
+    def along(self, direction: Tensor) -> float:
+        """d^T A d, by a product with A."""
+        d = direction.to(self.curvature.dtype)
+        return float(d @ (self.curvature @ d))
+
     def corrected(self, proposal: Proposal, direction: Tensor, loss: Tensor) -> Tensor | None:
         r"""The direction d with a second-order correction; None where there is none.
 
@@ -168,18 +159,19 @@ class QuadraticModel:
             direction: d, P entries.
             loss: with its graph, at the point plus d.
         """
-        if proposal.inverse is None or self._space is None:
+        rows = self._space or self._low_rank
+        if proposal.inverse is None or rows is None:
             return None
-        target = self._space.target_at(loss)
+        target = rows.target_at(loss)
         if target is None:
             return None
-        d = self._variables.from_theta(direction)
-        remainder = target - self._space.target - self._space.jacobian.matvec(d)
-        correction = proposal.inverse.correction(remainder)
+        d = self._variables.from_theta(direction).to(rows.dtype)
+        image = rows.jacobian.matvec(d)
+        correction = second_order_correction(proposal.inverse, target - rows.target - image, image)
         norm = torch.linalg.vector_norm
         if not bool(norm(correction) <= LONGEST_CORRECTION * norm(d)):
             return None
-        return direction + self._variables.to_theta(correction)
+        return direction + self._variables.to_theta(correction).to(direction.dtype)
 
     def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
         """A step that reduces the model, by conjugate gradients up to negative curvature.
@@ -189,31 +181,26 @@ class QuadraticModel:
         """
         if self._exact_inverse and self._space is not None:
             inverse = self._space.at(damping)
-            self.products += 1
-            return self._direct(*inverse.step(self._g), inverse)
+            self._counter.products += 1
+            return self._direct(*inverse.step(self._space_g), inverse)
         A = damped(self._A, damping)
         negative = Stop.NEGATIVE_CURVATURE
         if self._space is None:
-            M = None if self._at_damping is None else self._at_damping(damping)
-            solution = conjugate_gradient(
-                A, -self._g, M, tol=tol, max_iter=max_iter, min_curvature=1e-3 * damping
-            )
-            found = [solution.x] if bool(solution.x.any()) else []
-            curvatures = [_curvature(solution, damping)] if found else []
-            return self._proposal(found, curvatures, solution, solution.stop is negative, self.path)
+            return self._preconditioned_step(A, damping, tol, max_iter)
 
         inverse = self._space.at(damping)
-        first, _ = inverse.step(self._g)
+        first = inverse.step(self._space_g)[0].to(self._dtype)
         curved = self._A @ first
         residual = -self._g - curved - damping * first
         norm, norm_g = (float(torch.linalg.vector_norm(v)) for v in (residual, self._g))
         solution = conjugate_gradient(
             A,
             residual,
-            inverse.operator(),
+            inverse.operator(self._dtype),
             tol=min(1.0, tol * norm_g / norm) if norm > 0 else 1.0,
             max_iter=max_iter,
             min_curvature=1e-3 * damping,
+            overwrite_b=True,
         )
         found, curvatures = [first], [float(first @ curved)]
         if bool(solution.x.any()):
@@ -226,6 +213,30 @@ class QuadraticModel:
             found, curvatures, solution, solution.stop is negative, self.path, inverse
         )
 
+    def _preconditioned_step(
+        self, A: LinearOperator, damping: float, tol: float, max_iter: int
+    ) -> Proposal:
+        """Conjugate gradients from zero, with what preconditioner there is."""
+        rows = None if self._low_rank is None else self._low_rank.at(damping)
+        if rows is not None:
+            M: LinearOperator | None = rows.operator()
+        else:
+            M = None if self._at_damping is None else self._at_damping(damping)
+        solution = conjugate_gradient(
+            A,
+            -self._g,
+            M,
+            tol=tol,
+            max_iter=max_iter,
+            min_curvature=1e-3 * damping,
+            energy=rows is not None,
+            overwrite_b=True,
+        )
+        found = [solution.x] if bool(solution.x.any()) else []
+        curvatures = [_curvature(solution, damping)] if found else []
+        negative = solution.stop is Stop.NEGATIVE_CURVATURE
+        return self._proposal(found, curvatures, solution, negative, self.path, rows)
+
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite.
 
@@ -233,10 +244,11 @@ class QuadraticModel:
         not, if P is not too large.
         """
         if damping == 0 and self._exact_inverse and self._space is not None:
-            d = least_squares_step(self._space, self._g)
+            d = least_squares_step(self._space, self._space_g)
             return self._direct(d, self._space.jacobian.matvec(d))
         if self._space is not None:
-            M: LinearOperator | None = self._space.at(damping).operator() if damping > 0 else None
+            inverse = self._space.at(damping) if damping > 0 else None
+            M = None if inverse is None else inverse.operator(self._dtype)
         else:
             M = None if self._at_damping is None else self._at_damping(damping)
         A, b = damped(self._A, damping), -self._g
@@ -257,7 +269,7 @@ class QuadraticModel:
         solution: Solution,
         negative: bool,
         path: Path,
-        inverse: DampedInverse | None = None,
+        inverse: DampedInverse | LowRankInverse | None = None,
     ) -> Proposal:
         """The proposal in the parameters themselves."""
         return Proposal(

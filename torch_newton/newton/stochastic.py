@@ -87,7 +87,7 @@ class StochasticIteration:
         observe(
             Observation(begin.graph, self.evaluator.params, begin.gradient, None, None, None, step)
         )
-        self.evaluator.finish(move, begin.grads)
+        self.evaluator.finish(move, begin.gradient, begin.filled)
         backward_calls.leave(self.evaluator.params)
         K.keep(self.state)
         self._keep_step(move)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ..closure.capture import ClosureWarning
@@ -16,7 +15,8 @@ from ..damping import Attempt, DampingContext, RetryingRule
 from ..linalg.flat import norm
 from ..step import Path, Step
 from .options import Options
-from .quadratic_model import Proposal, QuadraticModel
+from .proposal import Proposal
+from .quadratic_model import QuadraticModel
 
 ROUNDING = 10.0
 """Units of rounding, eps |L|, within which two losses count as equal. Near a minimum the reduction
@@ -34,6 +34,10 @@ FLAT = (
     "is it divided by its own detached value, or normalised otherwise? A step is judged by the "
     "loss: minimise the loss itself, or its logarithm"
 )
+
+FLAT_ATTEMPTS = 2
+"""Attempts without any change of the loss after which a step gives up. One may come back to the
+same loss by chance, on the other side of a minimum; a second, of another length, does not."""
 
 LOOSEST = 0.1
 """Relative residual of a solve far from the minimum, and the factor of the square root of the
@@ -74,14 +78,15 @@ class TrustRegionSearch:
         """
         rule, retrying = self.options.damping, self.options.retrying
         tol = self._tolerance(first_norm)
-        damping = _checked(rule(last, context))
+        first = damping = _checked(rule(last, context))
         iterations, negative, lowest, flat = 0, False, math.inf, _Flat()
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             proposal = self._solve(damping, tol)
             attempt, graph = self._try(number, damping, proposal, step.loss, context)
             accepted = _accepts(retrying, attempt)
             flat.look(attempt, step.loss, context.epsilon)
-            corrected = None if accepted else self._correction(proposal, attempt, graph)
+            hopeless = accepted or flat.unchanged > 0
+            corrected = None if hopeless else self._correction(proposal, attempt, graph)
             graph = None  # frees its memory for the next evaluation
             if corrected is not None:
                 again = self._again(attempt, corrected, step.loss, context)
@@ -93,6 +98,12 @@ class TrustRegionSearch:
                 break
             if retrying is not None:
                 damping = _checked(retrying.retry(damping, attempt, context))
+            if flat.unchanged >= FLAT_ATTEMPTS:
+                damping = first  # a loss that stays as it is says nothing of lambda
+                break
+            # The next solve needs the memory of what was refused.
+            proposal = replace(proposal, directions=[], inverse=None)
+            attempt, corrected = replace(attempt, direction=None), None
         self._warn_if(flat, context.epsilon)
         moved = attempt.direction if accepted else None
         step = replace(
@@ -110,6 +121,8 @@ class TrustRegionSearch:
             negative_curvature=negative,
             curvature_min=lowest,
             path=proposal.path,
+            rank=proposal.rank,
+            effective_dimension=proposal.effective_dimension,
             step_length=0.0 if moved is None else norm(moved),
         )
         return step, moved
@@ -127,7 +140,7 @@ class TrustRegionSearch:
         if self.options.cg_tol is not None:
             return self.options.cg_tol
         if self.options.retrying is None:
-            return max(TIGHTEST, 10 * torch.finfo(self.model.gradient.dtype).eps)
+            return max(TIGHTEST, 10 * self.model.epsilon)
         return min(LOOSEST, LOOSEST * math.sqrt(self.model.gradient_norm / first_norm))
 
     def _solve(self, damping: float, tol: float) -> Proposal:
@@ -153,7 +166,7 @@ class TrustRegionSearch:
             predicted = self.model.predicted_reduction(direction, along)
             value, found = self._loss_at(direction)
             if best.direction is None or value < best.loss or math.isnan(best.loss):
-                ratio = _ratio(loss, predicted, value, context.epsilon)
+                ratio = _ratio(loss, predicted, value, self._rounding(loss, context))
                 graph = found
                 best = replace(
                     best, solved=True, predicted=predicted, ratio=ratio,
@@ -163,10 +176,14 @@ class TrustRegionSearch:
 
     def _stretched(self, d: Tensor, curvature: float) -> tuple[Tensor, float]:
         """A solution times `lr`, with its curvature."""
-        direction = self.lengths * d
         if isinstance(self.lengths, Tensor):
-            return direction, float(direction @ (self.model.curvature @ direction))
-        return direction, self.lengths**2 * curvature
+            direction = self.lengths * d
+            return direction, self.model.along(direction)
+        return d if self.lengths == 1 else self.lengths * d, self.lengths**2 * curvature
+
+    def _rounding(self, loss: float, context: DampingContext) -> float:
+        """By how much two losses may differ that are equal."""
+        return max(ROUNDING * context.epsilon * abs(loss), self.model.loss_rounding)
 
     def _loss_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
         value, graph = self.evaluator.loss_at(direction)
@@ -190,7 +207,7 @@ class TrustRegionSearch:
     ) -> Attempt:
         """The attempt with the corrected direction in place of its own."""
         value, _ = self._loss_at(corrected)
-        ratio = _ratio(loss, attempt.predicted, value, context.epsilon)
+        ratio = _ratio(loss, attempt.predicted, value, self._rounding(loss, context))
         return replace(attempt, direction=corrected, loss=value, ratio=ratio, corrected=True)
 
 
@@ -200,18 +217,23 @@ class _Flat:
 
     Attributes:
         changed: whether one did, by more than rounding.
+        unchanged: how many did not, though predicted to by a notable part of it; zero once one did.
         longest: the length of the longest that was predicted to, by a notable part of it.
     """
 
     changed: bool = False
+    unchanged: int = 0
     longest: float = 0.0
 
     def look(self, attempt: Attempt, loss: float, epsilon: float) -> None:
         """Take account of an attempt; its direction need not be kept for that."""
-        self.changed |= not abs(attempt.loss - loss) <= ROUNDING * epsilon * abs(loss)
-        d = attempt.direction
-        if not self.changed and d is not None and attempt.predicted > NOTABLE * abs(loss) > 0:
-            self.longest = max(self.longest, norm(d))
+        equal = ROUNDING * epsilon * abs(loss)
+        self.changed |= not abs(attempt.loss - loss) <= equal
+        if self.changed or attempt.direction is None or equal == 0:
+            self.unchanged = 0
+        elif attempt.predicted > NOTABLE * abs(loss):
+            self.unchanged += 1
+            self.longest = max(self.longest, norm(attempt.direction))
 
 
 def _accepts(retrying: RetryingRule | None, attempt: Attempt) -> bool:
@@ -224,13 +246,12 @@ def _accepts(retrying: RetryingRule | None, attempt: Attempt) -> bool:
     return not bool(attempt.direction.any())  # lr is zero
 
 
-def _ratio(loss: float, predicted: float, value: float, epsilon: float) -> float:
+def _ratio(loss: float, predicted: float, value: float, rounding: float) -> float:
     """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
     if math.isnan(predicted) or predicted == 0:
         return math.nan
     if not math.isfinite(value):
         return -1.0
-    rounding = ROUNDING * epsilon * abs(loss)
     expected = predicted + rounding
     return (loss - value + rounding) / expected if expected != 0 else math.nan
 

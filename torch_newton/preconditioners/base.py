@@ -18,8 +18,8 @@ diagonal of the Hessian by as many products as there are parameters:
 ([3.0, 4.0], 1)
 
 One in the table `torch_newton.preconditioners.PRECONDITIONERS` can be given by its name.
-``"auto"`` is the function space of the loss up to `MAX_SIZE` rows or parameters, and above that
-the damped inverse of a sample of the rows, `SampledRows`.
+``"auto"`` is the function space of the loss where its factor is worth what it costs (`cost`), and
+elsewhere iterations with a factor of low rank (`low_rank`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..linalg.operators import LinearOperator, symmetric
+from ..linalg.operators import LinearOperator, in_dtype, symmetric
 
 if TYPE_CHECKING:
     from .function_space import FunctionSpace
@@ -46,10 +46,11 @@ class DampedInverse:
             gram = gram + torch.diag(space.shift)
         return cls(space, damping, cholesky(gram, damping))
 
-    def operator(self) -> LinearOperator:
-        """The inverse as an operator, P x P."""
-        size = self.space.size
-        return symmetric(size, self._product, dtype=self.factor.dtype, device=self.factor.device)
+    def operator(self, dtype: torch.dtype | None = None) -> LinearOperator:
+        """The inverse as an operator, P x P, for vectors of another precision if one is given."""
+        kind = self.factor.dtype
+        M = symmetric(self.space.size, self._product, dtype=kind, device=self.factor.device)
+        return in_dtype(M, dtype or kind)
 
     def step(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         r"""The Gauss-Newton step :math:`d = -(\hat J^T \hat J + \lambda I)^{-1} g`, and J d.

@@ -22,28 +22,20 @@ from torch import Tensor
 from ..graph.reading import Reading
 from ..graph.residuals import Residuals
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.gram import symmetric_product
+from ..linalg.normal_equations import normal_matrix
 from ..linalg.operators import LinearOperator
+from ..linalg.precision import solving_dtype
+from . import cost
 from .damped_inverse import DampedInverse
-from .linearized_loss import TargetAt, linearize
+from .linearized_loss import LinearizedLoss, TargetAt, linearize
 from .scaling import Scaling
 
 __all__ = [
-    "MAX_ENTRIES",
-    "MAX_SIZE",
     "DampedInverse",
     "FunctionSpace",
     "function_space",
     "within_budget",
 ]
-
-MAX_SIZE = 3000
-"""The smaller of R and P up to which a Cholesky factor of that size is formed at each step: of
-3,000 it takes n^3/3 = 9e9 operations, some tenths of a second on one core, and 72 MB."""
-
-MAX_ENTRIES = 50_000_000
-"""Entries of a Jacobian up to which it is formed where P is smaller than R: 400 MB in double
-precision."""
 
 NOTHING = 1e-8
 """A gradient counts as J^T target up to this share of it, the square root of double precision's
@@ -59,10 +51,12 @@ class FunctionSpace:
         target_at: the same of the loss at another point, with the Q of this one; None where
             that is made of other terms.
         gradient: J^T target, the gradient of the terms that the rows are of where Q is positive.
+        sums_up: whether that is the gradient of the whole loss, but for rounding.
         shift: P entries, which the damped inverse adds to the diagonal of J^T J: an estimate of
             the trace of their block for parameters that J leaves out, zero for others; None
             where J leaves none out.
         reading: how the Jacobian was read; None for one that was not read off a graph.
+        exact: whether Q is the loss's own, rather than a matrix above it.
         size: P.
         dual: whether `gram` is J J^T, R x R, rather than J^T J, P x P.
     """
@@ -75,27 +69,56 @@ class FunctionSpace:
         target_at: TargetAt = lambda loss: None,
         shift: Tensor | None = None,
         reading: Reading | None = None,
+        exact: bool = True,
+        sums_up: bool | None = None,
     ) -> None:
         self.jacobian = jacobian
         self.target = target
         self.target_at = target_at
         self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
+        self.sums_up = gradient is not None if sums_up is None else sums_up
         self.shift = shift
         self.reading = reading
+        self.exact = exact
         self.size = sum(param.numel() for param in jacobian.like)
         self.dual = jacobian.rows <= self.size
 
+    @classmethod
+    def of(cls, found: LinearizedLoss) -> FunctionSpace:
+        """That of a loss as it was read, in the precision in which its system is solved."""
+        jacobian = found.jacobian
+        found = found.to(solving_dtype(jacobian.dtype, jacobian.device))
+        return cls(
+            found.jacobian,
+            found.target,
+            found.gradient,
+            found.target_at,
+            found.shift,
+            found.reading,
+            found.exact,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the rows, and of the system."""
+        return self.jacobian.dtype
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the rows were computed in a lower precision than that of the system."""
+        return self.jacobian.like[0].dtype is not self.dtype
+
     @property
     def whole(self) -> bool:
-        """Whether the Jacobian has the columns of all parameters."""
-        return self.shift is None
+        """Whether its matrix is that of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
 
     @cached_property
     def gram(self) -> Tensor:
         """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
             return self.jacobian.gram()
-        return symmetric_product(self.jacobian.dense().T)
+        return normal_matrix(self.jacobian)
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
@@ -107,6 +130,8 @@ class FunctionSpace:
             self.target_at,
             None if self.shift is None else e.square() * self.shift,
             self.reading,
+            self.exact,
+            self.sums_up,
         )
 
     def times(self, number: float) -> FunctionSpace:
@@ -123,6 +148,8 @@ class FunctionSpace:
             target_at,
             None if self.shift is None else self.shift * number**2,
             self.reading,
+            self.exact,
+            self.sums_up,
         )
 
     def rest(self, gradient: Tensor) -> Tensor | None:
@@ -151,8 +178,9 @@ def function_space(
     params: Sequence[Tensor],
     gradient: Tensor | None = None,
     missed: list[str] | None = None,
+    max_memory: int | None = None,
 ) -> FunctionSpace | None:
-    """The function space of a loss, of all its terms that can be read within the budget.
+    """The function space of a loss, of all its terms that can be read; None beyond the budget.
 
     A term that is a parameter itself, such as weight decay written into the loss, is left to
     the operator that is preconditioned.
@@ -163,19 +191,32 @@ def function_space(
         gradient: that of the whole loss, P entries, where it is at hand: it spares a backward
             pass in checking what was read.
         missed: see `linearized_loss.linearize`.
+        max_memory: bytes of the matrices that a solve may form; None for `cost.MAX_MEMORY`.
     """
-    if not within_budget(residuals, params):
+    if not may_fit(residuals, params, max_memory):
         return None
     found = linearize(residuals, params, gradient, missed)
-    if found is None:
+    if found is None or not within_budget(found.jacobian, max_memory):
         return None
-    return FunctionSpace(
-        found.jacobian, found.target, found.gradient, found.target_at, found.shift, found.reading
-    )
+    return FunctionSpace.of(found)
 
 
-def within_budget(residuals: Residuals, params: Sequence[Tensor]) -> bool:
-    """Whether a system of as many rows, or as many parameters, can be factored at each step."""
+def within_budget(jacobian: FactoredJacobian, max_memory: int | None = None) -> bool:
+    """Whether the exact factor is worth what it costs (`cost.worth_a_factor`).
+
+    Args:
+        jacobian: J as it was read.
+        max_memory: bytes; None for `cost.MAX_MEMORY`.
+    """
+    rows, size = jacobian.shape
+    entry = cost.entry_operations(jacobian.factors, rows)
+    itemsize = solving_dtype(jacobian.dtype, jacobian.device).itemsize
+    return cost.worth_a_factor(rows, size, itemsize, entry=entry, max_memory=max_memory)
+
+
+def may_fit(residuals: Residuals, params: Sequence[Tensor], max_memory: int | None = None) -> bool:
+    """Whether a factor has the memory that it needs, as far as is known before J is read."""
     size = sum(param.numel() for param in params)
     rows = sum(term.like.numel() for term in residuals.of_outputs)
-    return min(rows, size) <= MAX_SIZE and (rows <= size or rows * size <= MAX_ENTRIES)
+    itemsize = solving_dtype(params[0].dtype, params[0].device).itemsize
+    return cost.fits(rows, size, itemsize, max_memory)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..graph.guard import attempt, warn_unreadable
 from ..graph.ladder import read_jacobian
-from ..graph.loss_curvature import OutputHessianRoot, output_hessian_root
+from ..graph.loss_curvature import OutputHessianRoot, bounding_root, output_hessian_root
 from ..graph.reading import Reading, Request
 from ..graph.residuals import Residuals, Term, read_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
@@ -37,6 +37,7 @@ class LinearizedLoss:
             the loss is made of other terms there, and where parameters are left out.
         shift: see `left_out.shift_of`.
         reading: how the Jacobian was read.
+        exact: whether Q is the loss's own, rather than a matrix above it.
     """
 
     jacobian: FactoredJacobian
@@ -45,6 +46,34 @@ class LinearizedLoss:
     target_at: TargetAt
     shift: Tensor | None
     reading: Reading
+    exact: bool
+
+    def to(self, dtype: torch.dtype) -> LinearizedLoss:
+        r"""The same in another precision, the gradient :math:`\hat J^T t` summed up in that."""
+        if dtype is self.jacobian.dtype:
+            return self
+        jacobian, target = self.jacobian.to(dtype), self.target.to(dtype)
+        return LinearizedLoss(
+            jacobian,
+            target,
+            None if self.gradient is None else jacobian.rmatvec(target),
+            _In(dtype, self.target_at),
+            None if self.shift is None else self.shift.to(dtype),
+            self.reading,
+            self.exact,
+        )
+
+
+@dataclass(frozen=True)
+class _In:
+    """Gives targets in another precision than that of the loss."""
+
+    dtype: torch.dtype
+    target_at: TargetAt
+
+    def __call__(self, loss: Tensor) -> Tensor | None:
+        found = self.target_at(loss)
+        return None if found is None else found.to(self.dtype)
 
 
 def linearize(
@@ -81,6 +110,9 @@ def _linearize(
 ) -> tuple[Reading, LinearizedLoss | None] | None:
     terms = residuals.of_outputs
     found = [output_hessian_root(term) for term in terms]
+    exact = None not in found
+    pairs = zip(terms, found, strict=True)
+    found = [bounding_root(term) if root is None else root for term, root in pairs]
     roots = [root for root in found if root is not None]
     if not terms or len(roots) < len(terms):
         pairs = zip(terms, found, strict=True)
@@ -99,10 +131,14 @@ def _linearize(
     shift = shift_of(request, reading.left_out)
     target_at: TargetAt = _Elsewhere(terms, roots)
     if shift is not None:
-        # The gradient is that of more than these columns; and where outputs also move with the
-        # parameters that are left out, a target elsewhere says nothing of second order.
-        gradient, target_at = None, _nowhere
-    return reading, LinearizedLoss(reading.jacobian, target, gradient, target_at, shift, reading)
+        gradient = None  # of more than these columns
+    if shift is not None or not exact:
+        # Where outputs also move with the parameters that are left out, or Q is another, a target
+        # elsewhere says nothing of second order.
+        target_at = _nowhere
+    return reading, LinearizedLoss(
+        reading.jacobian, target, gradient, target_at, shift, reading, exact
+    )
 
 
 def _nowhere(loss: Tensor) -> None:

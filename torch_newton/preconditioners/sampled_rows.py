@@ -20,7 +20,7 @@ from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator
 from .base import AtDamping
 from .function_space import FunctionSpace
-from .linearized_loss import linearize
+from .linearized_loss import LinearizedLoss, linearize
 
 COUNT = 1000
 """Rows of a sample. Chosen: more make a better preconditioner and a dearer one, and the Cholesky
@@ -54,6 +54,7 @@ class SampledSpace:
         jacobian: all rows, R x P.
         shift: see `FunctionSpace`; None where the Jacobian leaves out no parameter.
         reading: how the Jacobian was read; None for one that was not read off a graph.
+        exact: whether Q is the loss's own, rather than a matrix above it.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class SampledSpace:
         count: int,
         shift: Tensor | None = None,
         reading: Reading | None = None,
+        exact: bool = True,
     ) -> None:
+        self.exact = exact
         self.jacobian = jacobian
         self.shift = shift
         self.reading = reading
@@ -70,10 +73,15 @@ class SampledSpace:
         target = chosen.like[0].new_zeros(chosen.rows)
         self._space = FunctionSpace(chosen, target, shift=shift)
 
+    @classmethod
+    def of(cls, found: LinearizedLoss, count: int = COUNT) -> SampledSpace:
+        """That of a loss as it was read."""
+        return cls(found.jacobian, count, found.shift, found.reading, found.exact)
+
     @property
     def whole(self) -> bool:
-        """Whether the Jacobian has the columns of all parameters."""
-        return self.shift is None
+        """Whether its matrix is that of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of all rows, P x P."""
@@ -97,9 +105,7 @@ def sampled_space(
 ) -> SampledSpace | None:
     """The arguments are those of `function_space`; of any number of rows `count` are used."""
     found = linearize(residuals, params, gradient, missed)
-    return (
-        None if found is None else SampledSpace(found.jacobian, count, found.shift, found.reading)
-    )
+    return None if found is None else SampledSpace.of(found, count)
 
 
 EVEN = 1e-3

@@ -71,8 +71,14 @@ class Scaling:
                 that block's diagonal for them.
         """
         parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        totals = iter(jacobian.over_all_rows([sums for part in parts for sums in part or ()]))
+        # In the precision of the parameters, in which an optimizer's state keeps it.
+        kind = jacobian.like[0].dtype
+        parts = [
+            None if part is None else tuple(next(totals).to(kind) for _ in part) for part in parts
+        ]
         if shift is not None:
-            mean = shift / shift.count_nonzero().clamp_min(1)
+            mean = (shift / shift.count_nonzero().clamp_min(1)).to(kind)
             pieces = torch.split(mean, [param.numel() for param in jacobian.like])
             parts = [
                 (piece,) if part is None and bool(piece.any()) else part

@@ -17,7 +17,7 @@ PRECONDITIONERS: dict[str, Callable[[], AnyPreconditioner]] = {
 """Preconditioners by their names, each as what makes one; users may add their own.
 
 ``"auto"`` is none of them: it is the function space of the loss, where a step starts, and beyond
-its budget a sample of the rows.
+its budget iterations with a factor of low rank.
 """
 
 

@@ -12,13 +12,6 @@ KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
             "squeeze and excite",
         ),
     },
-    "issue 14.8: this loss leaves function space, or is taken for a square of fewer outputs": {
-        "direction": ("mean square, pairwise_distance squared",),
-        "path": ("cross_entropy, unbatched",),
-    },
-    "a variance is read as squares about its mean: a bound from above of its second derivative": {
-        "direction": ("mean square, var",),
-    },
 }
 """By defect and check, the cases."""
 

@@ -1,0 +1,63 @@
+"""What pieces of a measurement took, and what the next one is reckoned to take."""
+
+from __future__ import annotations
+
+from collections import deque
+
+KEPT = 5
+"""Times of a piece of which the longest is its estimate. A mean would be exceeded by every second
+piece; a shared machine is now and then several times slower for a moment, which is then expected
+again for the next five pieces and no longer."""
+
+RELAXED = 0.5
+"""The part of an estimate that is left where it alone keeps a piece from being tried. Guesses are
+upper bounds, three times what was seen on most networks, so that two such steps undo them."""
+
+
+class Costs:
+    """Seconds that pieces took, by their names.
+
+    The first time of a piece counts only until there is a second: it includes the memory that is
+    allocated and the kernels that are chosen, and was up to seven times the others.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, deque[float]] = {}
+        self._counts: dict[str, int] = {}
+        self._relaxed: dict[str, float] = {}
+
+    def of(self, name: str) -> float | None:
+        """The longest of the last `KEPT` times, None where there is none."""
+        known = self._known.get(name)
+        return max(known) if known else None
+
+    def last(self, name: str) -> float:
+        """The last time, 0 where there is none."""
+        known = self._known.get(name)
+        return known[-1] if known else 0.0
+
+    def put(self, name: str, seconds: float) -> None:
+        """A piece took so many seconds."""
+        known = self._known.setdefault(name, deque(maxlen=KEPT))
+        self._counts[name] = self._counts.get(name, 0) + 1
+        if self._counts[name] == 2:
+            known.clear()  # the first was a cold start
+        known.append(seconds)
+        self._relaxed.pop(name, None)
+
+    def estimate(self, name: str, guess: float = 0.0) -> float:
+        """What a piece is reckoned to take: as long as lately, or a guess where it is new."""
+        known = self.of(name)
+        return (guess if known is None else known) * self._relaxed.get(name, 1.0)
+
+    def relax(self, name: str) -> None:
+        """A piece was not tried because of its estimate: reckon with less the next time.
+
+        Times that were taken are not undercut: the largest is forgotten in favour of the others,
+        and only a cold start, or a guess, is made smaller.
+        """
+        known = self._known.get(name)
+        if known is not None and len(known) > 1:
+            known.remove(max(known))
+        elif self._counts.get(name, 0) < 2:
+            self._relaxed[name] = RELAXED * self._relaxed.get(name, 1.0)

@@ -1,0 +1,51 @@
+"""What a quadratic model proposes to try."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..linalg.solution import Stop
+from ..preconditioners.function_space import DampedInverse
+from ..preconditioners.low_rank import LowRankInverse
+from ..step import Path
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A solution d of (A + lambda I) d = -g.
+
+    Attributes:
+        directions: d, P entries; none where the first direction tried had no positive curvature,
+            and two where the solver was stopped by negative curvature and has the Gauss-Newton
+            step to offer beside its iterate.
+        curvatures: d^T A d of each, A without lambda.
+        stop: why the solver stopped.
+        iterations: what it took.
+        curvature_min: smallest p^T A p / p^T p over the solver's directions p, with lambda;
+            infinite where there was none.
+        negative_curvature: whether it saw that A + lambda I is not positive definite.
+        path: how it was solved.
+        inverse: that of the Gauss-Newton matrix plus lambda I, where it was used.
+    """
+
+    directions: list[Tensor]
+    curvatures: list[float]
+    stop: Stop
+    iterations: int
+    curvature_min: float
+    negative_curvature: bool
+    path: Path
+    inverse: DampedInverse | LowRankInverse | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of the factor that preconditioned, zero where there was none."""
+        return self.inverse.rank if isinstance(self.inverse, LowRankInverse) else 0
+
+    @property
+    def effective_dimension(self) -> float:
+        """tr K (K + lambda I)^{-1} of that factor, zero where there was none."""
+        found = self.inverse
+        return found.effective_dimension if isinstance(found, LowRankInverse) else 0.0

@@ -1,0 +1,228 @@
+r"""The damped inverse of a Gauss-Newton matrix from a factor of low rank of its kernel.
+
+With :math:`F F^T \approx J J^T` of k columns by randomly pivoted Cholesky
+(`linalg.pivoted_cholesky`), V the k orthonormal combinations of the chosen rows of J, and
+:math:`F^T F = W \Sigma W^T`, the matrix :math:`V^T F^T F V` is that part of :math:`J^T J`, and
+
+.. math:: M = V^T W (\Sigma + \lambda I)^{-1} W^T V + (I - V^T V) / (\lambda + \epsilon)
+
+preconditions :math:`J^T J + \lambda I` (as Frangella, Tropp and Udell 2023, *Randomized Nyström
+preconditioning*, do for a space of random vectors). Its condition is about
+:math:`1 + \|J J^T - F F^T\| / \lambda`, and few iterations are left once the rank is above the
+effective dimension :math:`\operatorname{tr} K (K + \lambda I)^{-1}`, whatever R and P are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..graph.reading import Reading
+from ..linalg.conjugate_gradient import conjugate_gradient
+from ..linalg.factored_jacobian import FactoredJacobian
+from ..linalg.operators import LinearOperator, damped, symmetric
+from ..linalg.pivoted_cholesky import BLOCK, PivotedCholesky
+from . import cost
+from .linearized_loss import LinearizedLoss, TargetAt
+
+LOOSE = 4.0
+"""Rank, over the effective dimension, from which the rows of a factor are not proposed again: of
+rows drawn for their own batch 1.5 to 2 times as many were needed where it was measured, and of
+rows proposed for another batch more and more would be."""
+
+CORRECTED_TO = 0.1
+"""Relative energy error of the second-order correction: it is small beside the step itself."""
+
+CORRECTION_ITERATIONS = 20
+"""Most iterations of a correction. Chosen: half as many as evaluations of two steps would cost."""
+
+
+class LowRankSpace:
+    """A Gauss-Newton matrix as its per-sample Jacobian, and its damped inverse by iteration.
+
+    Attributes:
+        jacobian: R x P, with the square root of Q multiplied in.
+        target, target_at, shift, reading, exact: see `FunctionSpace`.
+        max_memory: bytes; None for `cost.MAX_MEMORY`.
+        proposed: rows to choose from first, those of the last step; `kept` says which to propose
+            next. Where the batch is the same they are as good as any, in a single pass.
+    """
+
+    def __init__(
+        self,
+        jacobian: FactoredJacobian,
+        target: Tensor,
+        target_at: TargetAt = lambda loss: None,
+        shift: Tensor | None = None,
+        reading: Reading | None = None,
+        max_memory: int | None = None,
+        proposed: Sequence[int] = (),
+        exact: bool = True,
+    ) -> None:
+        self.jacobian = jacobian
+        self.target = target
+        self.target_at = target_at
+        self.shift = shift
+        self.reading = reading
+        self.exact = exact
+        self.max_memory = max_memory
+        self.proposed = tuple(proposed)
+        self._damping = 0.0
+
+    @classmethod
+    def of(
+        cls, found: LinearizedLoss, max_memory: int | None = None, proposed: Sequence[int] = ()
+    ) -> LowRankSpace:
+        """That of a loss as it was read."""
+        known = (found.target, found.target_at, found.shift, found.reading)
+        return cls(found.jacobian, *known, max_memory, proposed, found.exact)
+
+    def times(self, number: float) -> LowRankSpace:
+        """The same of the loss times the square of a number."""
+
+        def target_at(loss: Tensor) -> Tensor | None:
+            found = self.target_at(loss)
+            return None if found is None else found * number
+
+        shift = None if self.shift is None else self.shift * number**2
+        known = (self.target * number, target_at, shift, self.reading)
+        jacobian = self.jacobian.times(number)
+        return LowRankSpace(jacobian, *known, self.max_memory, self.proposed, self.exact)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the rows."""
+        return self.jacobian.dtype
+
+    @property
+    def whole(self) -> bool:
+        """Whether its matrix is that of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the rows came in a lower precision than that of the system: never."""
+        return False
+
+    @cached_property
+    def cholesky(self) -> PivotedCholesky:
+        """The factor of the kernel, which grows as lambda falls."""
+        return PivotedCholesky(self.jacobian)
+
+    def gauss_newton(self) -> LinearOperator:
+        """The Gauss-Newton matrix of all rows, P x P."""
+        return self.jacobian.T @ self.jacobian
+
+    def operator(self, damping: float) -> LinearOperator:
+        """The preconditioner for one lambda, P x P."""
+        return self.at(damping).operator()
+
+    def at(self, damping: float) -> LowRankInverse:
+        """The inverse for one lambda, with the rank that is worth its cost there.
+
+        Without damping the matrix may be singular, and rounding of it is put in its place.
+        """
+        factor = self.cholesky
+        if damping == 0:
+            damping = torch.finfo(factor.left.dtype).eps * factor.trace or 1.0
+        rows, size = self.jacobian.shape
+        entry = cost.entry_operations(self.jacobian.factors, rows)
+        limit = cost.largest_rank(self.jacobian, self.max_memory)
+        while not factor.exhausted and factor.rank < limit:
+            left = factor.trace_left / damping
+            if not cost.worth_a_block(rows, size, factor.rank, entry, left, factor.fall):
+                break
+            first = self.proposed[:limit] if factor.rank == 0 else ()
+            factor.extend(min(BLOCK, limit - factor.rank), first or None)
+        self._damping = damping
+        return LowRankInverse(self, damping)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The rows to propose at the next step: as many as the last lambda called for.
+
+        None where they are many more than it takes, as rows of another batch come to be.
+        """
+        factor = self.cholesky
+        if not factor.rank:
+            return ()
+        if factor.rank > LOOSE * (1 + dimension(self.spectrum()[0], self._damping)):
+            return ()
+        left = factor.trace - factor.factor.square().sum(0).cumsum(0)
+        needed = int((left > cost.COVERED * self._damping).sum()) + 1
+        return tuple(factor.pivots[:needed])
+
+    @cached_property
+    def _spectra(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
+
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of F^T F, k and k x k, in double precision."""
+        rank = self.cholesky.rank
+        if rank not in self._spectra:
+            F = self.cholesky.factor
+            values, vectors = torch.linalg.eigh((F.T @ F).double())
+            self._spectra[rank] = values.clamp_min(0.0), vectors
+        return self._spectra[rank]
+
+
+class LowRankInverse:
+    """What inverts the Gauss-Newton matrix plus lambda I, for one lambda.
+
+    Attributes:
+        space: the rows.
+        damping: lambda.
+        rank: k.
+    """
+
+    def __init__(self, space: LowRankSpace, damping: float) -> None:
+        self.space = space
+        self.damping = damping
+        factor = space.cholesky
+        self.rank = factor.rank
+        self._rest = damping + cost.SHARE_OF_TRACE * factor.trace_left
+        self._values, self._vectors = space.spectrum()
+        self._rows, self._triangle = factor.rows, factor.triangle
+
+    @property
+    def effective_dimension(self) -> float:
+        """tr K (K + lambda I)^{-1} of the factor with this rank."""
+        return dimension(self._values, self.damping)
+
+    def operator(self) -> LinearOperator:
+        """M, P x P, symmetric positive definite."""
+        jacobian = self.space.jacobian
+        size, like = jacobian.shape[1], jacobian.like[0]
+        return symmetric(size, self._product, dtype=like.dtype, device=like.device)
+
+    def correction(self, remainder: Tensor) -> Tensor:
+        r"""The step :math:`-(\hat J^T \hat J + \lambda I)^{-1} \hat J^T e` for R entries e, by
+        iteration to `CORRECTED_TO`.
+        """
+        A = damped(self.space.gauss_newton(), self.damping)
+        b = -self.space.jacobian.rmatvec(remainder)
+        M, most = self.operator(), CORRECTION_ITERATIONS
+        return conjugate_gradient(A, b, M, tol=CORRECTED_TO, max_iter=most, energy=True).x
+
+    def _product(self, v: Tensor) -> Tensor:
+        rest = v / self._rest
+        if self.space.shift is not None:
+            # Parameters that J leaves out: the rows have zeros there.
+            rest = torch.where(self.space.shift > 0, v / (self.damping + self.space.shift), rest)
+        if not self.rank:
+            return rest
+        W, L = self._vectors, self._triangle
+        inner = self._rows.matvec(v).double().unsqueeze(1)
+        inner = W.T @ torch.linalg.solve_triangular(L, inner, upper=False)
+        weights = 1 / (self._values + self.damping) - 1 / self._rest
+        inner = W @ (weights.unsqueeze(1) * inner)
+        inner = torch.linalg.solve_triangular(L.T, inner, upper=True)
+        return rest + self._rows.rmatvec(inner.squeeze(1).to(v.dtype))
+
+
+def dimension(values: Tensor, damping: float) -> float:
+    r""":math:`\operatorname{tr} A (A + \lambda I)^{-1}` from the eigenvalues of A."""
+    return float((values / (values + damping)).sum())
