@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from .batch import OfBatch, takes_dataloader_iterator
 from .compat import MisconfigurationException
-from .point import Settings
 from .quantities.base import Need, Quantity
 from .quantities.table import QUANTITIES
+from .settings import Settings
 
 INTERVALS = ("step", "epoch")
 EFFORTS = ("bounded", "exact")
@@ -160,12 +160,6 @@ class Arguments:
         """Why the module's own step gives no loss, and what to do; None where it gives one."""
         if self.loss is not None:
             return None
-        if not module.automatic_optimization:
-            return (
-                "training_step is called for its loss, but under manual optimization, as of GANs, "
-                "it takes optimizer steps itself: give CurvatureMonitor "
-                "loss=callable(module, batch) that returns the loss"
-            )
         if takes_dataloader_iterator(module):
             return (
                 "curvature is measured on one fixed batch, but training_step(dataloader_iter) "

@@ -17,6 +17,7 @@ from .displacement import Displacement
 from .failures import Failures, MovedError
 from .isolation import SEED, undisturbed
 from .logs import mean_over_processes
+from .manual import optimizers_apart
 from .measurement import Measurement, measure, measuring
 from .newton import point_of_step
 from .point import Point
@@ -40,6 +41,8 @@ class InProgress:
         quantities: what is measured.
         allowance: the time that it has.
         found: gets the numbers.
+        index: of the optimizer whose loss it is, -1 where there is one loss for all.
+        prefix: of the keys, where several optimizers are told apart.
 
     Attributes:
         begun: the point, None before the loss was evaluated there.
@@ -49,9 +52,15 @@ class InProgress:
     course: Course[Measurement]
 
     def __init__(
-        self, quantities: list[Quantity], allowance: Allowance, found: Measurement
+        self,
+        quantities: list[Quantity],
+        allowance: Allowance,
+        found: Measurement,
+        index: int = -1,
+        prefix: str = "",
     ) -> None:
         self.quantities, self.allowance, self.found = quantities, allowance, found
+        self.index, self.prefix = index, prefix
         self.begun: Point | None = None
         self.ended = False
         self._handed: set[str] = set()
@@ -68,7 +77,9 @@ class InProgress:
         new = {k: v for k, v in self.found.numbers.items() if k not in self._handed}
         spectra = {k: v for k, v in self.found.spectra.items() if k not in self._handed}
         self._handed |= new.keys() | spectra.keys()
-        return Measurement(new, spectra, self.found.step)
+        prefixed = Measurement(step=self.found.step)
+        prefixed.add(Measurement(new, spectra), self.prefix)
+        return prefixed
 
 
 class Engine:
@@ -98,6 +109,7 @@ class Engine:
         self._lacking: set[str] = set()
         self._not_before: dict[str, int] = {}
         self._current: InProgress | None = None
+        self._turn = 0
 
     def begin(self) -> None:
         """Training begins."""
@@ -126,8 +138,17 @@ class Engine:
         quantities = self._quantities(step)
         if not any(q.needs for q in quantities) and self._not_before:
             return
-        allowance = self.schedule.allowance(trainer, module.device)
-        self._pause(trainer, module, InProgress(quantities, allowance, Measurement(step=step)))
+        apart = optimizers_apart(trainer, module, self._given.loss is not None)
+        if apart and self._given.bounded:  # they take turns, each with all the time there is
+            self._turn += 1
+            indices = [apart[(self._turn - 1) % len(apart)]]
+        else:
+            indices = apart or [-1]
+        for index in indices:
+            allowance = self.schedule.allowance(trainer, module.device)
+            found, prefix = Measurement(step=step), f"{index}/" if len(apart) > 1 else ""
+            current = InProgress(quantities, allowance, found, index, prefix)
+            self._pause(trainer, module, current)
 
     def observe(self, trainer: Any, seen: Observation) -> None:
         """Measure a step of RegNewton, from what the step knows, in one pause."""
@@ -185,7 +206,9 @@ class Engine:
         with self._failures.noted("evaluating the loss"):
             if begun is None:
                 settings = self._given.settings(low_precision(trainer))
-                point = self.probe.point(trainer, module, settings, current.allowance)
+                point = self.probe.point(
+                    trainer, module, settings, current.allowance, current.index
+                )
                 if point is None:
                     current.quantities = []
                     return True
@@ -221,7 +244,8 @@ class Engine:
         if trainer.world_size > 1 and new.numbers:
             new.numbers = mean_over_processes(trainer, new.numbers)
         lacks = current.allowance.lacking or not (current.ended and current.quantities)
-        if new.numbers.keys() - NEWTON or (new.numbers and not lacks):
+        costly = {current.prefix + key for key in current.found.numbers.keys() - NEWTON}
+        if new.numbers.keys() & costly or (new.numbers and not lacks):
             self._log(trainer, new)
 
     def before_step(self, trainer: Any, optimizer: Any) -> None:

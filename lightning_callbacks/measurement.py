@@ -30,6 +30,11 @@ class Measurement:
     spectra: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
 
+    def add(self, other: Measurement, prefix: str = "") -> None:
+        """Put what was measured of one of several losses beside the rest."""
+        self.numbers.update((prefix + key, value) for key, value in other.numbers.items())
+        self.spectra.update((prefix + name, value) for name, value in other.spectra.items())
+
 
 def measure(
     point: Point | None,
@@ -93,8 +98,8 @@ def _work(quantity: Quantity, point: Point) -> Work[Measured]:
     yield from prepared(point, quantity.needs)
     cost = f"computing {quantity.name}"
     # Where it is new, what it requires is seen when it is tried; or it takes a product.
-    product = point.allowance.estimate("product") if Need.HESSIAN in quantity.needs else 0.0
-    yield Unit(cost, product)
+    products = float(Need.HESSIAN in quantity.needs)
+    yield Unit(cost, lambda: products * point.allowance.estimate("product"))
     try:
         return _measured(quantity, point)
     except OutOfTimeError as error:

@@ -90,6 +90,13 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ``alignment/<j>_<k>``               cosine between those of terms j and k
     ``gram_share/<k>``                  share of term k in tr(J'QJ), where there are 2 to 8
     ``gram_share/<k>_error``            standard error of it
+    ``ntk_sample/rows``                 m, rows of J J^T in the sample
+    ``ntk_sample/all_rows``             R, rows of J J^T
+    ``ntk_sample/lambda_min``           the sample's smallest eigenvalue: that of all is no larger
+    ``ntk_sample/lambda_max``           the sample's largest eigenvalue: that of all is no smaller
+    ``ntk_sample/error``                rounding in both
+    ``ntk_sample/trace``                trace of J J^T, of all rows
+    ``ntk_sample/trace_error``          its standard error
     ``precision/loss_noise``            standard deviation of the rounding errors in the loss
     ``precision/gain``                  what the best step along -g gains, (g'g)^2 / 2 g'Hg
     ``precision/limited``               1 where the gain is below the noise, else 0
@@ -146,8 +153,13 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     quantities concerned, and training goes on as without the monitor. Attention and recurrent
     networks are evaluated by kernels that can be differentiated twice, and compiled modules as
     they were written; where there is no second derivative all the same, products with H are
-    differences of gradients, and the bounds say so. Where a loss cannot be had from
-    ``training_step``, as under manual optimization, nothing is measured without `loss`.
+    differences of gradients, and the bounds say so.
+
+    **Manual optimization**, as of GANs. For each optimizer the loss is measured that
+    ``training_step`` sends backward for it (the sum of those since its gradients were zero), as a
+    function of that optimizer's parameters, with all optimizers standing where they are. The
+    numbers of several optimizers have the index in front: ``0/hessian/lambda_min``,
+    ``1/hessian/lambda_min``. In limited time they take turns, one at each measurement.
 
     **Hessian.** Up to `exact_up_to` parameters H is formed, and its eigenvalues are exact to
     rounding. Beyond, the extremes are Ritz values of at most `max_products` Lanczos steps: the
@@ -192,7 +204,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
             when training is resumed.
         damping: lambda, absolute.
         loss: callable of (module, batch) that returns the loss with its graph, in place of
-            ``training_step``; needed with manual optimization.
+            ``training_step``; under manual optimization that of all parameters together.
         outputs: callable of (module, batch) that returns the network's outputs, for modules
             whose loss does not show them. Then Q = I/M, with M = len(outputs).
         max_overhead: at most this share of the training time is spent measuring, at any moment;
@@ -297,9 +309,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         return f"CurvatureMonitor[{self.arguments.log_key_prefix}]"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: the scale of lambda, and what was measured last."""
+        """What a resumed run must know: the scales of lambda, and what was measured."""
         return {
-            "scale": self._engine.probe.scale,
+            "scales": dict(self._engine.probe.scales),
             "measured_at": self.measured_at,
             "latest": self.latest,
             "history": self.history.state_dict(),
@@ -307,7 +319,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._engine.probe.scale = state_dict["scale"]
+        scale = state_dict.get("scale")  # of earlier versions, which knew one loss only
+        scales = {} if scale is None else {-1: scale}
+        self._engine.probe.scales = dict(state_dict.get("scales", scales))
         self._engine.schedule.measured_at = state_dict["measured_at"]
         self.latest = dict(state_dict["latest"])
         if "history" in state_dict:  # not in checkpoints of earlier versions

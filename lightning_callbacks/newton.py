@@ -18,8 +18,9 @@ from .config import Arguments
 from .displacement import Displacement
 from .jacobian import Warn, jacobian_in
 from .kernel_products import products_of_loss
-from .point import Point, Settings
+from .point import Point
 from .second_order import remembering
+from .settings import Settings
 
 Optimizers = Sequence[torch.optim.Optimizer]
 

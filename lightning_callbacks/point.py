@@ -23,32 +23,13 @@ from .kernel_products import KernelProducts
 from .kernels_within import kernel_of_products, renewed, seconds_to_read
 from .products_bar import counted
 from .second_order import Warn
+from .settings import Settings
 from .spectrum import TRACE_PRODUCTS, Spectrum, hessian_spectrum, hessian_trace
 from .symmetry import asymmetry_within
 from .work import run
 
 OF_THE_GRAPH = ("_second", "residuals", "jacobian", "kernel_products", "_jacobian_if_affordable")
 """What of a point holds on to the graph of its loss."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How closely to look.
-
-    Attributes:
-        exact_up_to: the largest number of parameters P for which H is formed.
-        max_rows: all eigenvalues of a kernel are computed where the smaller of its rows and P is
-            at most this.
-        max_products: Lanczos steps at most beyond either.
-        eigenvectors: whether H's eigenvectors are computed with its eigenvalues.
-        rounding: unit of rounding of the products, where it is above that of the dtype.
-    """
-
-    exact_up_to: int
-    max_rows: int
-    max_products: int
-    eigenvectors: bool = False
-    rounding: float = 0.0
 
 
 @dataclass(eq=False)
@@ -237,9 +218,7 @@ class Point:
         scaled variables.
         """
         J = self.read_jacobian(self._passes())
-        if J is None or self.scaling is None:
-            return J
-        return in_scaled_variables(J, self.scaling)
+        return J if J is None or self.scaling is None else in_scaled_variables(J, self.scaling)
 
     def _passes(self) -> float:
         """Backward passes by which the Jacobian may be formed.

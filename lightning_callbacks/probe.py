@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import truediv
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from .frozen import Frozen
 from .isolation import SEED, undisturbed
 from .jacobian import Rows, Warn, jacobian_given, jacobian_in
 from .kernel_products import KernelProducts, products_of_loss, products_of_outputs
+from .manual import loss_of_optimizer
 from .newton import Optimizers, last_scaling, last_step, newton_among
-from .point import Point, Settings
+from .point import Point
 from .second_order import Derivatives, as_vector, differentiable_twice, moved_by
+from .settings import Settings
 from .trainer import trained
 
 SAME = 1e3
@@ -45,19 +48,20 @@ class Probe:
         warn: called with what the user should know.
 
     Attributes:
-        scale: the curvature scale s at the first measurement, from which lambda follows for
-            optimizers that have none; None until then.
+        scales: the curvature scale s at the first measurement, from which lambda follows for
+            optimizers that have none, by the index of the optimizer; -1 is for all together.
         previous: the parameters before the last step, where a quantity asks for it.
     """
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
-        self.scale: float | None = None
+        self.scales: dict[int, float] = {}
         self.previous = Previous()
         self._given = given
         self._warn = warn
         self._batches: list[Any] | None = None
         self._frozen: Frozen | None = None
         self._derivatives: Derivatives | None = None
+        self._index = -1
 
     def keep_first(self, batch: Any) -> None:
         """Take this training batch, where the user gave none and none is kept yet."""
@@ -65,16 +69,23 @@ class Probe:
             self._batches = [copy_of(batch)]
 
     def point(
-        self, trainer: Any, module: Any, settings: Settings, allowance: Allowance
+        self, trainer: Any, module: Any, settings: Settings, allowance: Allowance, index: int = -1
     ) -> Point | None:
         """The loss and its derivatives where the module stands; None if it skips the batch.
+
+        Args:
+            trainer: the trainer.
+            module: its module.
+            settings: how closely to look.
+            allowance: the time that measuring may take.
+            index: of the optimizer whose loss is wanted under manual optimization; -1 elsewhere.
 
         Raises:
             OutOfTimeError: there is no time for it in this pause.
         """
         if self._batches is None or callable(self._given.probe):
             self._batches = probe_batches(trainer, module, self._given.probe)
-        self._derivatives = None
+        self._derivatives, self._index = None, index
         self._frozen = Frozen(module, trained(trainer.optimizers))
         self._sound_out(trainer, module, allowance)
         return self._evaluated(trainer, module, settings, allowance)
@@ -127,7 +138,7 @@ class Probe:
             allowance.require(allowance.step)
             began = allowance.now()
             with undisturbed(trainer, module, SEED):
-                self._loss(trainer, module)
+                self._loss(trainer, module, self._index)
             allowance.costs.put("evaluation", allowance.now() - began)
 
     def _evaluated(
@@ -135,10 +146,11 @@ class Probe:
     ) -> Point | None:
         guess = max(STEPS * allowance.step, EVALUATIONS * allowance.estimate("evaluation"))
         allowance.require(allowance.estimate("gradient", guess))
-        given, optimizers = self._given, trainer.optimizers
+        given, index = self._given, self._index
+        optimizers = trainer.optimizers if index < 0 else [trainer.optimizers[index]]
         params = trained(optimizers)
         began = allowance.now()
-        loss = self._loss(trainer, module)
+        loss = self._loss(trainer, module, index)
         if loss is None:
             self._warn("training_step skipped the probe batch, so there is nothing to measure")
             return None
@@ -146,14 +158,14 @@ class Probe:
         def gradient_at(v: Tensor) -> Tensor:
             # As the first evaluation was: the same random numbers, and nothing left behind.
             with moved_by(params, v), undisturbed(trainer, module, SEED):
-                moved = self._loss(trainer, module)
+                moved = self._loss(trainer, module, index)
                 assert moved is not None  # on this batch it was not, with the same random numbers
                 return as_vector(gradient_alone(moved, params), params)
 
         def evaluate(v: Tensor) -> float:
             start = allowance.now()
             with moved_by(params, v), undisturbed(trainer, module, SEED):
-                moved = self._loss(trainer, module)
+                moved = self._loss(trainer, module, index)
                 value = math.nan if moved is None else float(moved.detach())
             allowance.costs.put("evaluation", allowance.now() - start)
             return value
@@ -175,7 +187,7 @@ class Probe:
             params=params,
             gradient=found.gradient,
             read_hessian=found.hessian,
-            read_damping=lambda: self._damping(point, optimizers),
+            read_damping=lambda: self._damping(point, optimizers, index),
             settings=settings,
             read_jacobian=lambda passes: self._jacobian(trainer, module, loss, params, passes),
             read_kernel=lambda: self._kernel(trainer, module, loss, params),
@@ -183,17 +195,22 @@ class Probe:
             allowance=allowance,
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
-            damping_by_product=given.damping is None and last is None and self.scale is None,
+            damping_by_product=given.damping is None and last is None and index not in self.scales,
             evaluate=evaluate,
             displacement=self.previous.displacement(optimizers, params),
             optimizers=optimizers,
         )
         return point
 
-    def _loss(self, trainer: Any, module: Any) -> Tensor | None:
+    def _loss(self, trainer: Any, module: Any, index: int = -1) -> Tensor | None:
         """The mean loss of all batches, with its graph; None where one is skipped."""
+
+        def sent_backward(module: Any, batch: Any) -> Tensor | None:
+            return loss_of_optimizer(trainer, module, batch, index)
+
+        function = sent_backward if index >= 0 else self._given.loss or training_loss
         with differentiable_twice():
-            losses = self._evaluate(self._given.loss or training_loss, trainer, module)
+            losses = self._evaluate(function, trainer, module)
         if losses is None:
             return None
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
@@ -213,21 +230,24 @@ class Probe:
                 results.append(result)
         return results
 
-    def _damping(self, point: Point, optimizers: Optimizers) -> float:
+    def _damping(self, point: Point, optimizers: Optimizers, index: int) -> float:
         """Lambda, absolute: the user's, RegNewton's last, or the start of its damping rule."""
         if self._given.damping is not None:
             return float(self._given.damping)
         newton = newton_among(optimizers)
         if newton is not None and newton.last_step is not None:
             return newton.last_step.damping
-        if self.scale is None:
-            g = point.gradient
-            s = float(torch.linalg.vector_norm(point.H @ g) / torch.linalg.vector_norm(g))
-            self.scale = s if s > 0 and math.isfinite(s) else None
+        if index not in self.scales:
+            lengths = map(torch.linalg.vector_norm, (point.gradient_product, point.gradient))
+            s = float(truediv(*lengths))
+            if s > 0 and math.isfinite(s):
+                self.scales[index] = s
         params = point.params
         n = width(params) if newton is None else newton.options.width or width(params)
         rule = Adaptive() if newton is None else newton.options.damping
-        return rule(None, DampingContext(self.scale or 1.0, n, torch.finfo(params[0].dtype).eps))
+        return rule(
+            None, DampingContext(self.scales.get(index, 1.0), n, torch.finfo(params[0].dtype).eps)
+        )
 
     def _jacobian(
         self, trainer: Any, module: Any, loss: Tensor, params: Sequence[Tensor], passes: float

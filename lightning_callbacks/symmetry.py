@@ -42,7 +42,7 @@ def asymmetry_work(H: LinearOperator, allowance: Allowance) -> Work[Asymmetry]:
     try:
         if not allowance.plans((2 + LEAST - 1) * product):
             raise OutOfTimeError(math.inf)
-        yield Unit("symmetry", 2 * product)
+        yield Unit("symmetry", lambda: 2 * allowance.estimate("product"))
     except OutOfTimeError:
         allowance.reduced = True
         return Asymmetry(0.0, True)

@@ -7,7 +7,7 @@ for it now, later, or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,12 +22,13 @@ class Unit:
 
     Attributes:
         cost: the name under which its time is noted and estimated.
-        guess: seconds that it is reckoned to take where none is noted yet.
+        guess: seconds that it is reckoned to take where none is noted yet; a callable where that
+            follows from the time of the unit before, which is noted only after this one is yielded.
         count: how many of what is noted it consists of.
     """
 
     cost: str
-    guess: float = 0.0
+    guess: float | Callable[[], float] = 0.0
     count: float = 1.0
 
 
@@ -102,7 +103,8 @@ class Course(Generic[T]):
         return self.result
 
     def _estimate(self, unit: Unit) -> float:
-        each = self._allowance.estimate(unit.cost, unit.guess / max(unit.count, 1.0))
+        guess = unit.guess() if callable(unit.guess) else unit.guess
+        each = self._allowance.estimate(unit.cost, guess / max(unit.count, 1.0))
         return each * unit.count
 
     def _resume(self, error: OutOfTimeError | None = None) -> None:

@@ -30,11 +30,11 @@ PRIVATE = {
     "_pop_mode": {"closure/snapshots.py"},
     "_backward_hooks": {"closure/evaluator.py"},
     "_version": {"closure/accumulation.py", "closure/start.py"},
-    "_unsafe_preserve_version_counter": {"closure/evaluator.py"},
+    "_unsafe_preserve_version_counter": {"closure/evaluator.py", "manual.py"},
     "_join_config": {"closure/distributed.py"},
     "_step_supports_amp_scaling": {"optimizer.py"},
 }
-"""What is private to PyTorch, and the files of torch_newton that may use it.
+"""What is private to PyTorch, and the files of the packages that may use it.
 
 Each has a test in tests/contract. A file that takes over one of these takes its place here.
 """

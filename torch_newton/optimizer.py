@@ -39,16 +39,17 @@ class RegNewton(torch.optim.Optimizer):
     vectors, or its Gauss-Newton part :math:`J^T Q J`; I may also be D, like the diagonal of that
     part; and :math:`\lambda` follows a rule. By default each step takes the combination that has
     gained most for its cost (`newton.bandit`). The system is solved in the space of the
-    residuals where these can be read off the graph, and by conjugate gradients from there; and
-    there a step that an adaptive rule refuses is tried once more with a second-order correction
-    (`QuadraticModel.corrected`), unless parameter groups differ in `lr`.
+    residuals where these can be read off the graph, directly or, where there are too many
+    (`preconditioners.cost`), by conjugate gradients with a factor of low rank; and there a step
+    that an adaptive rule refuses is tried once more with a second-order correction
+    (`QuadraticModel.corrected`).
 
     The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.
 
-    A step takes at most eight vectors of P numbers more than a Hessian-vector product does, beside
-    rows of the Jacobian and their system where these are solved with (.docs/cost.md has formulas);
-    between steps it holds none but ``.grad``.
+    By iterations a step takes at most eight vectors of P numbers more than a Hessian-vector
+    product does. Where rows of the Jacobian are solved with it takes these and their system
+    besides (.docs/cost.md has numbers). Between steps it holds none but ``.grad``.
 
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = RegNewton([x])

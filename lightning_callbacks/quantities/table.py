@@ -11,6 +11,7 @@ from .effective_dimension import EffectiveDimension
 from .exact_newton_kernel import ExactNewtonTangentKernel
 from .gram_shares import GramShares
 from .hessian import HessianNumbers
+from .kernel_sample import KernelSample
 from .kernels import NewtonTangentKernel, TangentKernel
 from .newton import NewtonNumbers
 from .precision import PrecisionNumbers
@@ -33,6 +34,7 @@ QUANTITIES: dict[str, Quantity] = {
         ResidualNumbers(),
         TermAlignment(),
         GramShares(),
+        KernelSample(),
         PrecisionNumbers(),
         NewtonNumbers(),
     )

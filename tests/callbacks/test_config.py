@@ -43,21 +43,14 @@ class Manual:
         return Module()
 
 
-def test_manual_optimization_needs_a_loss(pl):
-    exception = importlib.import_module(
-        pl.__name__.replace("pytorch_lightning", "lightning_fabric").replace(".pytorch", ".fabric")
-        + ".utilities.exceptions"
-    ).MisconfigurationException
-    with pytest.raises(exception, match="manual optimization"):
-        trainer(pl, 2, monitoring(strict=True)).fit(Manual(pl), batches())
-    monitor = monitoring()
-    with pytest.warns(UserWarning, match="nothing is measured.*manual optimization"):
-        trainer(pl, 2, monitor).fit(Manual(pl), batches())
-    assert not monitor.latest
+def test_manual_optimization_may_be_given_a_loss(pl):
+    own = monitoring(1)
+    trainer(pl, 2, own).fit(Manual(pl), batches())
     memory = memory_logger(pl)
     monitor = monitoring(1, loss=lambda module, batch: module.loss_of(batch))
     trainer(pl, 2, monitor, logger=memory).fit(Manual(pl), batches())
     assert sorted(memory.of("hessian/lambda_min")) == [0, 1, 2]
+    assert monitor.latest["hessian/lambda_min"] == own.latest["hessian/lambda_min"]
 
 
 class Endless(DataLoader):

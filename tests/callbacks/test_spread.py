@@ -82,6 +82,20 @@ def test_what_never_fits_is_given_up_and_tried_for_less_later(clock):
     assert run(counting(clock, [1.0]), allowance) == 1
 
 
+def test_a_guess_may_follow_from_the_unit_before(clock):
+    allowance = Allowance(10.0)
+
+    def work():
+        yield Unit("first")
+        clock.now += 4.0
+        with suppress(OutOfTimeError):
+            yield Unit("second", lambda: 2 * allowance.estimate("first"))
+            clock.now += 8.0
+
+    run(work(), allowance)
+    assert clock.now == 4.0  # eight seconds more would not have fitted
+
+
 def test_what_is_raised_ends_the_work():
     def failing():
         yield Unit("unit")

@@ -251,3 +251,34 @@ def test_a_gradient_that_was_accumulated_without_end_is_not_warned_of() -> None:
                 return loss
 
             optimizer.step(closure)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "parts"), [(12, 3), (200, 4)])
+def test_several_backward_calls_in_a_closure_sum_up_their_rows(
+    rows: int, parts: int, dtype: torch.dtype
+) -> None:
+    """With fewer rows than parameters, and with more: the step of all rows at once."""
+    x, y = randn(rows, 2).to(dtype), randn(rows, 1, seed=1).to(dtype)
+    moved = []
+    for pieces in (1, parts):
+        model = mlp(2, 8, 1).to(dtype)
+        optimizer = RegNewton(model.parameters(), curvature="gauss_newton")
+
+        def closure(
+            model: nn.Module = model, optimizer: RegNewton = optimizer, pieces: int = pieces
+        ) -> Tensor:
+            optimizer.zero_grad()
+            total = torch.zeros((), dtype=dtype)
+            for a, b in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+                loss = (model(a) - b).square().sum() / rows
+                loss.backward()
+                total += loss.detach()
+            return total
+
+        for _ in range(3):
+            optimizer.step(closure)
+        assert optimizer.last_step is not None
+        assert optimizer.last_step.path.name == "FUNCTION_SPACE"
+        moved.append(flatten(p.detach() for p in model.parameters()))
+    assert_close(*moved, 1e-4 if dtype is torch.float32 else 1e-10)

@@ -115,7 +115,8 @@ def test_a_step_exchanges_what_the_page_on_costs_says(
         found = rank["exchanged"][case]
         step, shapes, rows = found["step"], found["shapes"], found["rows"]
         P = sum(math.prod(shape) for shape in shapes)
-        numbers = P + len(shapes) + 1  # gradient, which parameters are used, rows of each rank
+        # The gradient, and which parameters are used; how many rows there are passes for a flag.
+        numbers = P + len(shapes)
         if step["path"] == "PLAIN":
             numbers += step["products"] * P
         else:

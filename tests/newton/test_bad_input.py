@@ -510,7 +510,7 @@ def counted_rows() -> None:
 
 
 case("weight norm", "is not the derivative of the gradient", UserWarning)(fused_weight_norm)
-case("scale_grad_by_freq", "not the gradient of any function", UserWarning)(counted_rows)
+case("scale_grad_by_freq", "scale_grad_by_freq=False", ClosureError)(counted_rows)
 
 
 def hooked(x: Tensor) -> Tensor:

@@ -183,7 +183,6 @@ def test_there_is_none_under_a_fixed_damping_or_where_it_is_off() -> None:
 
 
 def test_at_another_length_the_step_of_that_length_is_corrected() -> None:
-    """And never across groups of different lengths, of which one may be zero."""
     optimizer, closure, x = rosenbrock(lr=0.7)
     seen = 0
     for _ in range(60):
@@ -204,9 +203,14 @@ def test_at_another_length_the_step_of_that_length_is_corrected() -> None:
         torch.testing.assert_close(x.detach() - at, d, rtol=1e-5, atol=1e-8)
     assert seen > 0
 
+
+@pytest.mark.parametrize("other", [0.0, 0.5])
+def test_a_group_of_a_shorter_step_gets_as_much_less_of_a_correction(other: float) -> None:
     y = nn.Parameter(torch.tensor(1.0))
     x = nn.Parameter(torch.tensor(-1.2))
-    optimizer = RegNewton([{"params": [x]}, {"params": [y], "lr": 0.0}], curvature="gauss_newton")
+    optimizer = RegNewton(
+        [{"params": [x]}, {"params": [y], "lr": other}], curvature="gauss_newton", scaling=None
+    )
 
     def two() -> Tensor:
         optimizer.zero_grad()
@@ -214,8 +218,20 @@ def test_at_another_length_the_step_of_that_length_is_corrected() -> None:
         loss.backward()
         return loss
 
-    for _ in range(20):
+    lengths, seen = torch.tensor([1.0, other]), 0
+    for _ in range(60):
+        at = torch.stack([x, y]).detach()
         optimizer.step(two)
-        assert optimizer.last_step is not None
-        assert not optimizer.last_step.corrected
-    assert y.item() == 1.0
+        step = optimizer.last_step
+        assert step is not None
+        if not step.corrected:
+            continue
+        J = 2**0.5 * torch.tensor([[-1.0, 0.0], [-20 * float(at[0]), 10.0]])
+        M = J.T @ J + step.damping * torch.eye(2)
+        d = -lengths * torch.linalg.solve(M, J.T @ residuals(at))
+        e = residuals(at + d) - residuals(at) - J @ d
+        expected = at + d - lengths * torch.linalg.solve(M, J.T @ e)
+        torch.testing.assert_close(torch.stack([x, y]).detach(), expected, rtol=1e-5, atol=1e-8)
+        seen += 1
+    assert seen > 0 or other == 0
+    assert y.item() == 1 or other > 0

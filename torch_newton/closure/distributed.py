@@ -13,7 +13,6 @@ that a step decides by is such a mean, and so every rank takes the same step.
 from __future__ import annotations
 
 import gc
-import math
 import time
 import weakref
 from contextlib import suppress
@@ -25,13 +24,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, symmetric
-from ..preconditioners import cost
 from ..preconditioners.base import AtDamping
-from ..preconditioners.function_space import FunctionSpace
-from .joined_rows import alike, joined_rows, kind_of
-from .shared_rows import Exchange, SharedSpace
 
 SHARDED = {
     "DeepSpeedEngine": "DeepSpeed",
@@ -111,9 +105,9 @@ class Ranks:
         """The mean of a tensor over the ranks."""
         if not self.active:
             return vector
-        return self._total(vector).div_(dist.get_world_size(self._group))
+        return self.total(vector).div_(self.world)
 
-    def _total(self, tensor: Tensor) -> Tensor:
+    def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the ranks."""
         self.agree(0.0, tensor)
         total = tensor.clone(memory_format=torch.contiguous_format)
@@ -137,7 +131,7 @@ class Ranks:
                 "the step failed on another rank, whose message says why; it changed nothing on "
                 "any of them"
             )
-        return float(sums[0]) / dist.get_world_size(self._group)
+        return float(sums[0]) / self.world
 
     def report(self, like: Tensor) -> None:
         """Let the other ranks, which wait for what this one was to send, know that it has failed.
@@ -176,75 +170,26 @@ class Ranks:
             return at_damping
         return lambda damping: self.averaged(at_damping(damping))
 
-    def joined(self, space: FunctionSpace | None, like: Tensor) -> FunctionSpace | None:
-        """The rows of all ranks; None where some rank has none, or they exceed the budget."""
-        if not self.active:
-            return space
-        if space is not None and not space.whole:
-            space = None  # ranks need not leave out the same parameters
-        world = dist.get_world_size(self._group)
-        mine = (0, True) if space is None else (space.jacobian.rows, space.sums_up)
-        found = self._gather(torch.tensor(mine, dtype=torch.long, device=like.device))
-        rows, sums_up = found[:, 0].tolist(), bool(found[:, 1].all())
-        size = like.numel() if space is None else space.size
-        total = sum(rows)
-        if space is None or min(rows) == 0:
-            return None
-        # Rows that stay where they are take no memory of the others.
-        largest = total if total <= size else max(size, *rows)
-        if not cost.worth_a_factor(largest, size, space.dtype.itemsize):
-            return None
+    @property
+    def world(self) -> int:
+        """W, how many they are."""
+        return dist.get_world_size(self._group) if self.active else 1
 
-        def target_at(loss: Tensor) -> Tensor | None:
-            mine = space.target_at(loss)
-            if not self.everywhere(mine is not None, like) or mine is None:
-                return None
-            return self._rows(mine, rows)
+    @property
+    def number(self) -> int:
+        """Which of them this one is, from zero on."""
+        return dist.get_rank(self._group) if self.active else 0
 
-        kinds = self._kinds(space.jacobian)
-        if size < total:
-            jacobian = alike(space.jacobian, kinds)
-            own = FunctionSpace(
-                jacobian, space.target, space.gradient, reading=space.reading, sums_up=sums_up
-            )
-            start = sum(rows[: dist.get_rank(self._group)])
-            exchange = Exchange(
-                self._total,
-                lambda part: self._rows(part, rows),
-                slice(start, start + jacobian.rows),
-                total,
-                target_at,
-            )
-            joined: FunctionSpace = SharedSpace(own, exchange)
-        else:
-            whole = joined_rows(
-                space.jacobian, kinds, sum(rows), lambda part: self._rows(part, rows)
-            )
-            if whole is None:
-                return None
-            target = self._rows(space.target, rows)
-            joined = FunctionSpace(
-                whole, target, target_at=target_at, reading=space.reading, sums_up=sums_up
-            )
-        return joined.times(1 / math.sqrt(world))
-
-    def _kinds(self, jacobian: FactoredJacobian) -> Tensor:
-        """What `kind_of` says of the factor of each parameter, for each rank."""
-        owner: dict[int, int] = {}
-        kinds = [kind_of(factor, i, owner) for i, factor in enumerate(jacobian.factors)]
-        return self._gather(torch.tensor(kinds, device=jacobian.like[0].device))
-
-    def _rows(self, part: Tensor, rows: list[int]) -> Tensor:
-        """Parts of different lengths, one below the other."""
+    def rows(self, part: Tensor, rows: list[int]) -> Tensor:
+        """Parts of as many rows as `rows` says for each rank, one below the other."""
         padded = part.new_zeros(max(rows), *part.shape[1:])
         padded[: len(part)] = part
-        return torch.cat([piece[:n] for piece, n in zip(self._gather(padded), rows, strict=True)])
+        return torch.cat([piece[:n] for piece, n in zip(self.gather(padded), rows, strict=True)])
 
-    def _gather(self, tensor: Tensor) -> Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, stacked."""
         self.agree(0.0, tensor)
-        world = dist.get_world_size(self._group)
-        parts = [torch.empty_like(tensor) for _ in range(world)]
+        parts = [torch.empty_like(tensor) for _ in range(self.world)]
         dist.all_gather(parts, tensor.contiguous(), group=self._group)
         return torch.stack(parts)
 

@@ -11,7 +11,7 @@ gathered, so that every rank has all of them and decides alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -84,6 +84,14 @@ class SharedJacobian(FactoredJacobian):
         rows = self.dense()[index] * scale[:, None]
         pieces = torch.split(rows, [param.numel() for param in self.like], 1)
         return FactoredJacobian([Factor(p[:, None], None) for p in pieces], self.like, len(index))
+
+    def blocks(self, entries: int) -> Iterator[FactoredJacobian]:
+        """Consecutive rows of at most so many entries, the same on every rank."""
+        every = torch.arange(self.rows, device=self.device)
+        return self.take(every, torch.ones_like(every, dtype=self.dtype)).blocks(entries)
+
+    def to(self, dtype: torch.dtype) -> FactoredJacobian:
+        return SharedJacobian(self.own.to(dtype), self.exchange)
 
     def times(self, number: float) -> FactoredJacobian:
         return SharedJacobian(self.own.times(number), self.exchange)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from ..linalg.flat import flatten, unflatten
+from ..linalg.flat import flatten
 from .accumulation import BackwardCalls
 from .random_state import RandomState
 
@@ -53,7 +53,10 @@ class Point:
     def now(cls, params: Sequence[Tensor]) -> Point:
         """Remember the parameters' present values."""
         vector = flatten(param.detach() for param in params)
-        return cls(list(params), vector, unflatten(vector, params))
+        # Views, wherever they begin: they are only copied from.
+        pieces = vector.split_with_sizes([param.numel() for param in params])
+        values = [piece.view(param.shape) for piece, param in zip(pieces, params, strict=True)]
+        return cls(list(params), vector, values)
 
     def move(self, direction: Tensor) -> None:
         """Put the parameters at this point plus `direction`.
@@ -61,10 +64,9 @@ class Point:
         Written through ``.data``: the graph of the loss, which saw the parameters at this point,
         stays valid for further products once they are back.
         """
-        for param, value, piece in zip(
-            self.params, self.values, unflatten(direction, self.values), strict=True
-        ):
-            param.data.copy_(value).add_(piece)
+        pieces = direction.split_with_sizes([value.numel() for value in self.values])
+        for param, value, piece in zip(self.params, self.values, pieces, strict=True):
+            param.data.copy_(value).add_(piece.view(value.shape))
 
     def restore(self) -> None:
         """Put the parameters back."""

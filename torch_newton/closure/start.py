@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ..autodiff.nodes import kinds
+from ..autodiff.nodes import kinds, reachable, saved
 from ..autodiff.products import edges_of
 from ..linalg.flat import all_finite, filled, flatten, unflatten
 from .accumulation import BackwardCalls
@@ -64,6 +64,10 @@ class Start:
                 "the gradient is not finite although the loss is: look for square roots and "
                 "norms at zero, and for overflow; the step changed nothing"
             )
+
+
+EMBEDDINGS = {"EmbeddingBackward0", "EmbeddingBagBackward0"}
+"""Nodes of tables that may divide the gradient of a row by how often it occurs."""
 
 
 def start(
@@ -218,6 +222,24 @@ def _refuse_checkpoint(loss: Tensor, error: RuntimeError | None = None) -> None:
             "the model runs torch.utils.checkpoint with use_reentrant=True, which hides the "
             "parameters within from the Newton step: pass use_reentrant=False"
         ) from error
+
+
+def refuse_counting(loss: Tensor) -> None:
+    """Of embeddings that divide the gradient of each row by how often it occurs.
+
+    What they leave is the gradient of no function, and no step made of it minimises the loss.
+
+    Raises:
+        ClosureError: there is one in the graph of the loss.
+    """
+    roots = [] if loss.grad_fn is None else [loss.grad_fn]
+    if not EMBEDDINGS & kinds(roots).keys():
+        return
+    if any(n.name() in EMBEDDINGS and saved(n, "scale_grad_by_freq") for n in reachable(roots)):
+        raise ClosureError(
+            "an embedding with scale_grad_by_freq=True divides its gradient, which is then not "
+            "that of the loss: make the layer with scale_grad_by_freq=False"
+        )
 
 
 def _refuse_sparse(grads: Derivatives) -> None:

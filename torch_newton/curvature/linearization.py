@@ -19,6 +19,7 @@ from ..autodiff.products import (
 from ..autodiff.verification import Verdict, verify
 from ..closure.capture import ClosureError
 from ..closure.evaluator import Evaluator
+from ..closure.joined_rows import joined
 from ..closure.start import Start
 from ..graph.guard import warn_unreadable
 from ..graph.reading import Reading
@@ -179,8 +180,8 @@ def linearize(
             space = FunctionSpace.of(found)
         elif found is not None:
             low_rank = LowRankSpace.of(found, max_memory, proposed)
-    joined = ranks.joined(space, params[0])
-    if ranks.active and joined is None and found is not None and low_rank is None:
+    whole = joined(ranks, space, params[0])
+    if ranks.active and whole is None and found is not None and low_rank is None:
         # Of the rows of each rank, which are too many together.
         low_rank = LowRankSpace.of(found, max_memory, proposed)
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
@@ -204,7 +205,7 @@ def linearize(
         start=start,
         evaluator=evaluator,
         residuals=residuals,
-        space=start.surrogate.space(joined),
+        space=start.surrogate.space(whole),
         at_damping=at_damping,
         low_rank=low_rank,
         recognised=recognised,

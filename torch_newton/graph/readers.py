@@ -16,6 +16,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .broadcasts import BROADCASTS, broadcast
 from .convolutions import CONVOLUTIONS
+from .indexed_products import indexed_product
 from .matrix_products import MATRIX_PRODUCTS
 from .normalizations import NORMALIZATIONS
 from .tables import TABLES
@@ -73,6 +74,10 @@ def find_uses(
             obstacles.setdefault(own.param, root.name())
     while stack:
         node = stack.pop()
+        entries = indexed_product(node, views)
+        if entries is not None:
+            uses += entries
+            continue
         for argument, (parent, number) in enumerate(node.next_functions):
             if parent is None:
                 continue

@@ -7,7 +7,7 @@ so that a table of a hundred thousand rows costs as much as one of ten.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,40 +59,51 @@ def _embedding_bag(node: Node, argument: int, view: View) -> Use | None:
     return Use(view.param, GradientEdge(node, 0), rows, None, index=index, number=int(size))
 
 
-def _index(node: Node, argument: int, view: View) -> Use | None:
+def _take_index(node: Node, order: Tensor) -> Tensor:
     """w[i], w[i, j], w[:, j] and so on, for tensors i and j."""
-    taken = tuple(slice(None) if i is None else i for i in saved(node, "indices"))
-    device = next(i.device for i in taken if isinstance(i, Tensor))
-    return _taken(node, view, lambda order: order[taken], device)
+    return order[tuple(slice(None) if i is None else i for i in saved(node, "indices"))]
 
 
-def _index_select(node: Node, argument: int, view: View) -> Use | None:
-    dim, index = wrapped(saved(node, "dim")), saved(node, "index")
-    return _taken(node, view, lambda order: order.index_select(dim, index), index.device)
+def _take_selected(node: Node, order: Tensor) -> Tensor:
+    return order.index_select(wrapped(saved(node, "dim")), saved(node, "index"))
 
 
-def _gather(node: Node, argument: int, view: View) -> Use | None:
-    dim, index = wrapped(saved(node, "dim")), saved(node, "index")
-    return _taken(node, view, lambda order: order.gather(dim, index), index.device)
+def _take_gathered(node: Node, order: Tensor) -> Tensor:
+    return order.gather(wrapped(saved(node, "dim")), saved(node, "index"))
 
 
-def _taken(
-    node: Node, view: View, take: Callable[[Tensor], Tensor], device: torch.device
-) -> Use | None:
+TAKES: dict[str, Callable[[Node, Tensor], Tensor]] = {
+    "GatherBackward0": _take_gathered,
+    "IndexBackward0": _take_index,
+    "IndexSelectBackward0": _take_selected,
+}
+"""Operations that take entries of a tensor by number, and what they take of another one."""
+
+
+def positions(node: Node, shape: Sequence[int]) -> Tensor:
+    """Which of the entries of a tensor of some shape an operation takes, by their numbers."""
+    index = saved(node, "index")
+    if index is None:
+        index = next(i for i in saved(node, "indices") if isinstance(i, Tensor))
+    order = torch.arange(math.prod(shape), device=index.device).reshape(tuple(shape))
+    return TAKES[node.name()](node, order)
+
+
+def _taken(node: Node, argument: int, view: View) -> Use | None:
     """What an operation takes from w, which is seen from what it takes from 0, 1, 2, ..."""
     if view.shape is None or view.transposed:
         return None
     number, width = math.prod(view.shape), view.shape[-1] if view.shape else 1
-    positions = take(torch.arange(number, device=device).reshape(view.shape))
-    whole = len(view.shape) > 1 and positions.shape[-1:] == view.shape[-1:]
+    taken = positions(node, view.shape)
+    whole = len(view.shape) > 1 and taken.shape[-1:] == view.shape[-1:]
     if whole:  # whole rows, if entries follow one another and the first is at the start of one
-        first = positions[..., :1]
-        follow = positions - first == torch.arange(width, device=device)
+        first = taken[..., :1]
+        follow = taken - first == torch.arange(width, device=taken.device)
         whole = bool(follow.all() and (first % width == 0).all())
     if not whole:
-        output, index = GradientEdge(node, 0), positions.reshape(-1)
+        output, index = GradientEdge(node, 0), taken.reshape(-1)
         return Use(view.param, output, _entries, None, index=index, number=number)
-    index, number = positions[..., 0].reshape(-1) // width, number // width
+    index, number = taken[..., 0].reshape(-1) // width, number // width
     return Use(view.param, GradientEdge(node, 0), matrix, None, index=index, number=number)
 
 
@@ -116,8 +127,6 @@ def _first(cotangent: Tensor) -> Tensor:
 TABLES: dict[str, Reader] = {
     "EmbeddingBackward0": _embedding,
     "EmbeddingBagBackward0": _embedding_bag,
-    "GatherBackward0": _gather,
-    "IndexBackward0": _index,
-    "IndexSelectBackward0": _index_select,
+    **dict.fromkeys(TAKES, _taken),
 }
 """Operations that take rows, or entries, of a table by number."""

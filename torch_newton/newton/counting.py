@@ -1,4 +1,4 @@
-"""Products with a matrix, counted."""
+"""An operator that counts its products."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from ..linalg.operators import LinearOperator, symmetric
 class Counter:
     """How many products were taken.
 
-    It is no attribute of whoever takes them: the operator and its owner would refer to each
-    other, and with them the graph of the loss would wait for the garbage collector.
+    It is apart from what holds the operator: the two would refer to each other, and with them the
+    graph of the loss would wait for the garbage collector.
     """
 
     products: int = 0
 
 
 def counted(A: LinearOperator, counter: Counter) -> LinearOperator:
-    """The symmetric A, P x P, that counts its products; a column of a matrix counts as one."""
+    """The same symmetric operator; each of its products, and each column of one, is counted."""
 
     def product(v: Tensor) -> Tensor:
         counter.products += 1
         return A @ v
 
-    def products(V: Tensor) -> Tensor:
+    def columns(V: Tensor) -> Tensor:
         counter.products += V.shape[1]
         return A @ V
 
     # Without a faster way of its own each column is a product, and counted there.
-    matmat = None if A.matmat is None else products
-    return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device, matmat=matmat)
+    return symmetric(
+        A.shape[0],
+        product,
+        dtype=A.dtype,
+        device=A.device,
+        matmat=None if A.matmat is None else columns,
+    )

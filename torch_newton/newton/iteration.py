@@ -20,7 +20,7 @@ from ..autodiff.products import (
 from ..autodiff.verification import Verdict, WrongHessianError
 from ..closure.accumulation import BackwardCalls
 from ..closure.evaluator import Evaluator
-from ..closure.start import Start, start
+from ..closure.start import Start, refuse_counting, start
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization, linearize
 from ..damping import DampingContext, width
@@ -92,11 +92,11 @@ class Iteration:
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
-        observe(_observation(at, model, scaling, step))
+        observe(_observation(at, model, step))
         self.evaluator.finish(direction, begin.gradient, begin.filled)
         backward_calls.leave(self.evaluator.params)
-        if scaling is not None:
-            scaling.keep(self.state)
+        if model.scaling is not None:
+            model.scaling.keep(self.state)
         memory = self._record(step, known, at, systems, verified)
         return Outcome(self._returned(begin), step, memory, model.underdetermined)
 
@@ -109,6 +109,7 @@ class Iteration:
         if doubly and not any(s.exact and s.name in known for s in self.options.systems):
             check_twice_differentiable(nodes_of(begin.graph), begin.derivatives)
         if self.memory.steps == 0:
+            refuse_counting(begin.graph)
             self.evaluator.check_repeatable(begin.loss)
         begin.check_finite()
         return begin
@@ -257,9 +258,8 @@ class Iteration:
         return self.evaluator.signed(begin.graph.detach())
 
 
-def _observation(
-    at: Linearization, model: QuadraticModel, scaling: Scaling | None, step: Step
-) -> Observation:
+def _observation(at: Linearization, model: QuadraticModel, step: Step) -> Observation:
+    scaling = model.scaling
     return Observation(
         at.start.graph,
         at.evaluator.params,

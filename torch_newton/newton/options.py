@@ -61,6 +61,7 @@ a gradient that is not finite                       the gradient is not finite
 a loss of other parameters                          does not depend on any parameter
 a sparse gradient                                   a gradient is sparse
 a reentrant checkpoint                              pass use_reentrant=False
+embeddings that divide their gradient               scale_grad_by_freq=False
 ``step`` in inference mode                          leave it
 an iterator that ends within a step                 take the batch from the loader
 another batch at each call (a warning)              evaluated again at the same

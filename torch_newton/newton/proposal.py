@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..linalg.solution import Stop
+from ..linalg.solution import Solution, Stop
 from ..preconditioners.function_space import DampedInverse
 from ..preconditioners.low_rank import LowRankInverse
 from ..step import Path
@@ -49,3 +49,8 @@ class Proposal:
         """tr K (K + lambda I)^{-1} of that factor, zero where there was none."""
         found = self.inverse
         return found.effective_dimension if isinstance(found, LowRankInverse) else 0.0
+
+
+def curvature_of(solution: Solution, damping: float) -> float:
+    """d^T A d of a solution d of (A + lambda I) d = -g."""
+    return float(solution.x @ (solution.Ax - damping * solution.x))

@@ -25,7 +25,11 @@ from ..preconditioners.scaling import Scaling
 from ..step import Path
 from .counting import Counter, counted
 from .precision import gradient_in
-from .proposal import Proposal
+from .proposal import Proposal, curvature_of
+
+LIFTS = 6
+"""Times that D is enlarged for one lambda: the excess of a step squared each time, so that 1e6 is
+gone after two or three."""
 
 LONGEST_CORRECTION = 0.75
 """Of a correction, in lengths of the step."""
@@ -44,7 +48,8 @@ class QuadraticModel:
         at_damping: a preconditioner for each lambda, where the user gave one.
         space: the function space of the loss, where it could be read.
         exact_inverse: whether the damped inverse in `space` is that of A itself.
-        scaling: D; the identity where there is none. It takes a `space`.
+        scaling: D; the identity where there is none. It takes a `space`. Steps under an adaptive
+            damping may enlarge it, and `scaling` is the present one.
         path: how the system is solved, where that does not follow from the above.
         rounding: the unit of rounding in g, where that is not the one of its dtype.
         low_rank: the rows whose J^T J is A, where there are too many for a `space`.
@@ -83,12 +88,20 @@ class QuadraticModel:
             self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
 
         self.curvature = counted(curvature, self._counter)
-        # The system is solved in these variables, where the damping is a multiple of I.
+        self._unscaled = gradient, space
+        self._rescale(scaling)
+
+    def _rescale(self, scaling: Scaling | None) -> None:
+        """Solve in the variables of a scaling, where the damping is a multiple of I."""
+        self.scaling, (gradient, space) = scaling, self._unscaled
         self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
             self._variables = ChangeOfVariables(scaling.vector)
             self._space = space.scaled(scaling)
-        self._space_g = self._variables.gradient(gradient)
+        if space is not None and self._space is not None and gradient is space.gradient:
+            self._space_g = self._space.gradient  # the same numbers, in the same memory
+        else:
+            self._space_g = self._variables.gradient(gradient)
         self._g = self._space_g.to(self._dtype)
         self._A = self._variables.curvature(in_dtype(self.curvature, self._dtype))
 
@@ -176,6 +189,21 @@ class QuadraticModel:
     def truncated_step(self, damping: float, tol: float, max_iter: int) -> Proposal:
         """A step that reduces the model, by conjugate gradients up to negative curvature.
 
+        With a scaling no tensor moves much farther than its size: D is enlarged for those that
+        would, and stays so.
+        """
+        proposal = self._truncated(damping, tol, max_iter)
+        for _ in range(LIFTS):
+            longer = None if self.scaling is None else self.scaling.limited(proposal.directions)
+            if longer is None:
+                break
+            self._rescale(longer)
+            proposal = self._truncated(damping, tol, max_iter)
+        return proposal
+
+    def _truncated(self, damping: float, tol: float, max_iter: int) -> Proposal:
+        """The step with D as it is.
+
         In function space they start at the Gauss-Newton step d, and solve for what it leaves:
         (A + lambda I) c = -g - (A + lambda I) d.
         """
@@ -218,10 +246,7 @@ class QuadraticModel:
     ) -> Proposal:
         """Conjugate gradients from zero, with what preconditioner there is."""
         rows = None if self._low_rank is None else self._low_rank.at(damping)
-        if rows is not None:
-            M: LinearOperator | None = rows.operator()
-        else:
-            M = None if self._at_damping is None else self._at_damping(damping)
+        M = rows.operator() if rows else self._at_damping and self._at_damping(damping)
         solution = conjugate_gradient(
             A,
             -self._g,
@@ -233,7 +258,7 @@ class QuadraticModel:
             overwrite_b=True,
         )
         found = [solution.x] if bool(solution.x.any()) else []
-        curvatures = [_curvature(solution, damping)] if found else []
+        curvatures = [curvature_of(solution, damping)] if found else []
         negative = solution.stop is Stop.NEGATIVE_CURVATURE
         return self._proposal(found, curvatures, solution, negative, self.path, rows)
 
@@ -259,7 +284,7 @@ class QuadraticModel:
         path = Path.INDEFINITE if indefinite else self.path
         if solution.stop is Stop.NON_FINITE:
             return self._proposal([], [], solution, indefinite, path)
-        curvatures = [_curvature(solution, damping)]
+        curvatures = [curvature_of(solution, damping)]
         return self._proposal([solution.x], curvatures, solution, indefinite, path)
 
     def _proposal(
@@ -287,8 +312,3 @@ class QuadraticModel:
         """A Gauss-Newton step, given J d, that a factorisation gave."""
         found, curvatures = [self._variables.to_theta(d)], [float(image @ image)]
         return Proposal(found, curvatures, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)
-
-
-def _curvature(solution: Solution, damping: float) -> float:
-    """d^T A d of a solution d of (A + lambda I) d = -g."""
-    return float(solution.x @ (solution.Ax - damping * solution.x))

@@ -195,12 +195,14 @@ class TrustRegionSearch:
         """A refused direction with its second-order correction, where that has a chance."""
         if self.options.retrying is None or not self.options.correction:
             return None
-        # With a length for each parameter it would mix groups, of which some may stand still.
-        if isinstance(self.lengths, Tensor) or attempt.direction is None or graph is None:
+        if attempt.direction is None or graph is None or not attempt.predicted > 0:
             return None
-        if not attempt.predicted > 0:
-            return None
-        return self.model.corrected(proposal, attempt.direction, graph)
+        corrected = self.model.corrected(proposal, attempt.direction, graph)
+        if corrected is None or not isinstance(self.lengths, Tensor):
+            return corrected
+        # Groups of a shorter step get as much less of a correction, and one that stands still none.
+        share = self.lengths / self.lengths.max()
+        return attempt.direction + share * (corrected - attempt.direction)
 
     def _again(
         self, attempt: Attempt, corrected: Tensor, loss: float, context: DampingContext

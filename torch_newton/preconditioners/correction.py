@@ -46,10 +46,10 @@ def second_order_correction(
         remainder: e, R entries.
         image: J d, R entries.
     """
-    space = inverse.space
     c = inverse.correction(remainder)
-    if not space.rounded:
+    if isinstance(inverse, LowRankInverse) or not inverse.space.rounded:
         return c
+    space = inverse.space
     left = space.target + image
     gain = _half_square(space.target) - _half_square(left)
     left = left + remainder

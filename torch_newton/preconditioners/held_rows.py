@@ -9,10 +9,17 @@ from torch import Tensor
 from ..graph.readers import find_uses
 from ..graph.terms import Term
 from ..graph.use import MAX_ENTRIES
+from .cost import MAX_SIZE
 
 VECTORS = 2
 """Vectors of P entries that factors may always take, however large P is. Chosen: a step holds five
 besides, and reading, scaling and sampling take these rows about twice again."""
+
+OUTPUTS = 4
+"""Rows of a sample up to which factors may take whatever they take, where P is small enough for
+J^T J. Operands are in the closure's graph already, and cotangents are as many as the graph has of
+outputs, for each row of a sample: who has the memory for a graph of a million samples has it for
+these factors. Chosen: for four outputs factors are some three times as large as the graph."""
 
 
 def holdable(terms: Sequence[Term], params: Sequence[Tensor]) -> bool:
@@ -22,6 +29,8 @@ def holdable(terms: Sequence[Term], params: Sequence[Tensor]) -> bool:
     :math:`R\,\min(K (a + b),\ a b)`, and the filters of a convolution R a b. Beyond that, as for
     5,000 outputs of a network of ten million parameters, iterations with products through autograd
     need less memory, and no more time where samples have several outputs, each of which is a row.
+    Where P is at most `cost.MAX_SIZE` and samples have few outputs the factors are no larger than
+    a few of the graph, and are held whatever their number.
 
     Args:
         terms: of the loss, R rows in all.
@@ -32,6 +41,8 @@ def holdable(terms: Sequence[Term], params: Sequence[Tensor]) -> bool:
     if rows * size <= limit:  # as rows in full
         return True
     samples = sum(_samples(term.like) for term in terms)
+    if size <= MAX_SIZE and rows <= OUTPUTS * samples:
+        return True
     entries = 0.0
     for use in find_uses([term.z.node for term in terms], params).uses:
         numel = params[use.param].numel()

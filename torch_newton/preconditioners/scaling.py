@@ -12,6 +12,7 @@ that the scaled rows keep their form: L and R are scaled, and the Gram matrix co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,6 +41,17 @@ steps. NIST's regressions, whose parameters differ in units by up to 1e10, are s
 NO_SIZE = 1e-3
 """Size of a parameter that is zero, such as a fresh bias, relative to the root mean square of all
 parameters: its own size says nothing yet."""
+
+FARTHEST = 10.0
+"""Root mean square by which a step may move a tensor, relative to its own or to that of all
+parameters, whichever is larger. A direction of little influence is damped as little, and one step
+moved the gates of an LSTM a thousand times as far as their size: what the linearization says of so
+long a step is not true, and they stayed saturated. NIST's regressions and the benchmark problems
+hardly ever meet the limit."""
+
+LIFT = 2.0
+"""Factor in `Scaling.limited` beyond the square of the excess. A step that is damped alone is as
+long as 1 / D, and one that rows also hold back is nearer to the root of that."""
 
 NAMES = ("scaling_rows", "scaling_columns")
 """Where an optimizer's state keeps the tensors of a part; the first alone is the diagonal."""
@@ -70,10 +82,10 @@ class Scaling:
                 the Jacobian leaves out, zero for others (`left_out.shift_of`); D is the mean of
                 that block's diagonal for them.
         """
-        parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
-        totals = iter(jacobian.over_all_rows([sums for part in parts for sums in part or ()]))
         # In the precision of the parameters, in which an optimizer's state keeps it.
         kind = jacobian.like[0].dtype
+        parts = [None if factor is None else _part(factor) for factor in jacobian.factors]
+        totals = iter(jacobian.over_all_rows([sums for part in parts for sums in part or ()]))
         parts = [
             None if part is None else tuple(next(totals).to(kind) for _ in part) for part in parts
         ]
@@ -128,6 +140,31 @@ class Scaling:
             (v.square() if part is not None and len(part) == 1 else v @ v / len(v)).clamp_min(least)
             for v, part in zip(values, self.parts, strict=True)
         ]
+
+    def limited(self, directions: Sequence[Tensor]) -> Scaling | None:
+        """D enlarged for tensors that a step moves too far; None where it moves none.
+
+        Args:
+            directions: the steps proposed, P entries each.
+        """
+        sizes = [param.numel() for param in self.like]
+        own = [_rms(param.detach()) for param in self.like]
+        whole = _rms(torch.cat([param.detach().reshape(-1) for param in self.like]))
+        moves = [0.0] * len(sizes)
+        for direction in directions:
+            pieces = torch.split(direction, sizes)
+            moves = [max(known, _rms(piece)) for known, piece in zip(moves, pieces, strict=True)]
+        excess = [
+            move / (FARTHEST * max(size, whole)) if max(size, whole) > 0 and root is not None else 0
+            for move, size, root in zip(moves, own, self.roots, strict=True)
+        ]
+        if not max(excess) > 1 or not all(map(math.isfinite, excess)):
+            return None
+        parts = [
+            part if root is None or by <= 1 else _lifted(root, LIFT * by**2)
+            for part, root, by in zip(self.parts, self.roots, excess, strict=True)
+        ]
+        return Scaling(parts, self.like)
 
     @cached_property
     def vector(self) -> Tensor:
@@ -196,6 +233,18 @@ def _root(part: Part, floor: Tensor) -> Part:
     )
     lift = float(floor) / _top(part)
     return found if lift <= 1 else tuple(root * lift**-0.25 for root in found)
+
+
+def _lifted(root: Part, factor: float) -> Part:
+    """The part that has D = factor / root^2."""
+    if len(root) == 1:
+        return (factor * root[0] ** -2,)
+    rows, columns = (tensor**-2 for tensor in root)
+    return factor * columns.sum() * rows, factor * rows.sum() * columns
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor)) / math.sqrt(max(tensor.numel(), 1))
 
 
 def _expanded(root: Part) -> Tensor:

@@ -7,6 +7,7 @@ from tests.callbacks.setups.setup import Setup
 KINDS = (
     "networks", "sequences", "operators", "parameters", "backward", "losses", "physics", "noise",
     "batches", "loaders", "optimizers", "manual", "trainers", "hooks", "callbacks", "failures",
+    "processes",
 )  # fmt: skip
 
 BY_KIND: dict[str, list[Setup]] = {

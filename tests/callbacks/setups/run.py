@@ -101,7 +101,9 @@ def run(setup: Setup, make_monitor: Make | None = None) -> Record:
             raised = error
         finally:
             torch.use_deterministic_algorithms(False)  # as a Trainer may leave it
-    latest = {} if monitor is None else monitor.latest
+    # Where others have trained, the metrics are what comes back from them.
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(PREFIX)}
+    latest = {} if monitor is None else monitor.latest or metrics
     return Record(
         _state(trainer, training.module, logger),
         raised,

@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
-    "issue 14.1: parameters without influence, or with little, run away under scaled damping": {
-        "size": (
-            "LSTM each output",
-            "Lagrangian network",
-            "encoder and decoder",
-            "graph attention",
-            "squeeze and excite",
-        ),
-    },
-}
+KNOWN: dict[str, dict[str, tuple[str, ...]]] = {}
 """By defect and check, the cases."""
 
 
