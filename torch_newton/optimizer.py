@@ -17,7 +17,6 @@ from .closure.accumulation import BackwardCalls
 from .closure.capture import Closure, ClosureError
 from .closure.evaluator import Evaluator
 from .curvature.base import Curvature
-from .damping import damping_rule
 from .damping.base import AnyRule
 from .linalg.flat import flatten
 from .newton import memory as stored
@@ -26,7 +25,8 @@ from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_
 from .newton.iteration import Iteration, Outcome
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
-from .newton.options import Options
+from .newton.options import Options, rule_for
+from .newton.stochastic import StochasticIteration
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
 from .warning import Once, warn
@@ -72,12 +72,15 @@ class RegNewton(torch.optim.Optimizer):
         lr: length of the step in units of the solution d; 1 is Newton's method.
         damping: ``"auto"`` starts at :math:`\lambda_0 s n^{-1/4}` and adapts by a ratio test;
             ``"width"`` is the paper's fixed :math:`\gamma N^{1-2\beta}`; ``"kernel_min"`` and
-            ``"residual"`` are `KernelMin` and `ResidualFollowing`; a number is that
+            ``"residual"`` are `KernelMin` and `ResidualFollowing`; ``"mini_batch"`` is `MiniBatch`,
+            which ``"auto"`` stands for with ``curvature="kronecker"``; a number is that
             lambda, absolute and fixed; or a rule (see `torch_newton.damping`). With a fixed
             one the system is solved to `cg_tol`, also where it is indefinite, and the step is
             taken unless the loss is not finite there.
         curvature: ``"hessian"``; ``"gauss_newton"`` for :math:`J^T Q J`, which leaves out
-            the indefinite part; or ``"auto"``: each step takes what has gained most for its cost
+            the indefinite part; ``"kronecker"`` for a Kronecker-factored block of that for each
+            layer, averaged over steps, for closures that see another mini-batch at each
+            (`newton.stochastic`); or ``"auto"``: each step takes what has gained most for its cost
             (see `newton.bandit`), and the exact Hessian under a fixed damping. Gauss-Newton
             needs a loss that `find_residuals` recognises. With ``damping=0.0`` it is undamped,
             by least squares with a cut at the numerical rank: for fewer parameters than
@@ -131,7 +134,7 @@ class RegNewton(torch.optim.Optimizer):
     ) -> None:
         check_lr(lr)
         self.options = Options(
-            damping_rule(damping),
+            rule_for(damping, curvature),
             curvature,
             preconditioner,
             cg_max_iter,
@@ -253,14 +256,11 @@ class RegNewton(torch.optim.Optimizer):
             self._memory, self._once.said = memory, said
 
         try:
-            iteration = Iteration(
-                evaluator,
-                self.options,
-                self._memory,
-                self.state,
-                self._lengths(params),
-                twice,
-                self._once,
+            common = evaluator, self.options, self._memory, self.state, self._lengths(params)
+            iteration = (
+                StochasticIteration(*common, self._once)
+                if self.options.averaged
+                else Iteration(*common, twice, self._once)
             )
             with evaluator.reporting():
                 outcome = iteration.run(self._backward_calls, self._observe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ class Path(enum.Enum):
     USER = "conjugate gradients, preconditioned by the callable given"
     FUNCTION_SPACE = "the Gauss-Newton step in function space, then conjugate gradients from it"
     INDEFINITE = "minimum residuals, because the matrix is indefinite"
+    KRONECKER = "along Kronecker factors inverted, as far as the curvature of the batch allows"
     SAMPLED_ROWS = "conjugate gradients, preconditioned by a sample of the rows in function space"
     LOW_RANK = "conjugate gradients, preconditioned by a factor of low rank in function space"
 
@@ -69,7 +71,8 @@ class Step:
     Attributes:
         iteration: 1 for the first step.
         loss: L before the step.
-        loss_after: L at the point tried last, on the same batch with the same random state.
+        loss_after: L at the point tried last, on the same batch with the same random state; NaN
+            where a mini-batch step was taken untried.
         gradient_norm: |g|, Euclidean.
         damping: lambda; absolute where the damping is lambda I, a pure number where
             it is lambda D.
@@ -98,6 +101,7 @@ class Step:
             how many directions of function space the damping leaves free.
         jacobian: how the per-sample Jacobian was read, by the name in `graph.reading.Rung`;
             ``"NONE"`` where it was not.
+        gradients: what the passes of a mini-batch step cost, in gradients; NaN for any other.
         unread: the parts of the loss that were not recognised and the parameters that the
             Jacobian leaves out, and what was in the way.
     """
@@ -126,6 +130,7 @@ class Step:
     unread: tuple[str, ...] = ()
     rank: int = 0
     effective_dimension: float = 0.0
+    gradients: float = math.nan
 
     @property
     def arm(self) -> CandidateSystem:

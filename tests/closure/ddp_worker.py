@@ -397,6 +397,27 @@ def batch_norm(rank: int) -> list[Tensor]:
     return [flat(inner), inner[1].num_batches_tracked.clone()]
 
 
+def kronecker(rank: int) -> list[Tensor]:
+    """Factors are averaged over the ranks; the parameters at each step, and the loss at the end."""
+    inner = network(3)
+    model = DistributedDataParallel(inner)
+    optimizer = RegNewton(model.parameters(), curvature="kronecker")
+    path = []
+    for _ in range(3 * STEPS):
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = loss_of("uneven", model, rank)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        path.append(flat(inner))
+    step = optimizer.last_step
+    assert step is not None
+    return [*path, torch.tensor([step.loss])]
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -412,6 +433,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         dist.barrier()
     results["exchanged"] = {case: exchanged(case, rank) for case in COUNTED}
     results["batch_norm"] = batch_norm(rank)
+    results["kronecker"] = kronecker(rank)
     results["undefined"] = undefined(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -145,6 +145,20 @@ def test_a_trial_that_is_not_defined_on_one_rank_is_refused_on_all(
     assert any(int(attempts) > 1 for attempts in results[0][1:])
 
 
+def test_kronecker_factors_are_those_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    first, *others = (found["kronecker"] for found in ranks)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            assert torch.equal(a, b)
+    start = torch.stack(
+        [
+            ddp_worker.loss_of("uneven", ddp_worker.network(3), rank).detach()
+            for rank in range(len(ranks))
+        ]
+    ).mean()
+    assert float(first[-1]) < 0.3 * float(start)
+
+
 @pytest.mark.parametrize("name", ["FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine"])
 def test_models_in_parts_are_refused_before_the_first_step(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -85,6 +85,9 @@ option("scaling must be", scaling=["diagonal", 3, True, "", 0.5])
 case("scaling and no rows", "scaling='jacobian' needs the rows")(
     lambda: RegNewton([p()], scaling="jacobian", preconditioner=None)
 )
+case("scaling of factors", "scaling='jacobian' cannot go with")(
+    lambda: RegNewton([p()], scaling="jacobian", curvature="kronecker")
+)
 case("scaling of exp", "scaling='jacobian' needs a loss", ClosureError)(
     lambda: stepped_on_exp(scaling="jacobian", curvature="hessian")
 )
@@ -392,6 +395,12 @@ closure(
     "curvature='gauss_newton' needs",
     lambda x: backward(x.exp().sum()),
     curvature="gauss_newton",
+)
+closure(
+    "factors of exp",
+    "curvature='kronecker' needs",
+    lambda x: backward(x.exp().sum()),
+    curvature="kronecker",
 )
 case("embedding", "a gradient is sparse", ClosureError)(lambda: embedding(nn.Embedding))
 case("embedding bag", "a gradient is sparse", ClosureError)(lambda: embedding(nn.EmbeddingBag))

@@ -52,6 +52,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "kernel_min": {"damping": "kernel_min"},
     "nystrom": {"preconditioner": Nystrom(rank=5)},
     "sampled": {"preconditioner": SampledRows(8)},
+    "mini_batch": {"damping": "mini_batch"},
+    "kronecker": {"curvature": "kronecker"},
+    "kronecker_fixed": {"curvature": "kronecker", "damping": 0.1},
     "low_rank": {"max_memory": 1500, "damping": "auto"},
 }
 

@@ -3,7 +3,8 @@
 from .base import Curvature
 from .gauss_newton import GaussNewton
 from .hessian import Hessian
+from .kronecker import Kronecker
 from .linearization import Linearization
 from .table import CURVATURES
 
-__all__ = ["CURVATURES", "Curvature", "GaussNewton", "Hessian", "Linearization"]
+__all__ = ["CURVATURES", "Curvature", "GaussNewton", "Hessian", "Kronecker", "Linearization"]

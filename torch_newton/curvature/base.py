@@ -28,6 +28,8 @@ class Curvature(ABC):
             differentiate the gradient once more, or take differences of gradients where that
             cannot be done; and the ratio of actual to predicted reduction tends to one as steps
             become short, which the default damping relies on.
+        averaged: whether A is a running mean over steps. A step is then that of
+            `newton.stochastic`, which moves along its damped inverse and solves nothing else.
         expected_cost: evaluations of the closure that a first step is reckoned to take, before
             one has been measured.
         max_products: products that a solve may take under an adaptive damping, where the solve
@@ -36,6 +38,7 @@ class Curvature(ABC):
 
     name: ClassVar[str]
     exact: ClassVar[bool] = False
+    averaged: ClassVar[bool] = False
     expected_cost: ClassVar[float] = 5.0
     max_products: ClassVar[tuple[int, int]] = (50, 50)
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from .base import Curvature
 from .gauss_newton import GaussNewton
 from .hessian import Hessian
+from .kronecker import Kronecker
 
 CURVATURES: dict[str, Callable[[], Curvature]] = {
     GaussNewton.name: GaussNewton,
     Hessian.name: Hessian,
+    Kronecker.name: Kronecker,
 }
 """Curvatures by their names. ``curvature="auto"`` chooses among `AUTOMATIC`, in this order."""
 

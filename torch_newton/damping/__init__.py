@@ -12,6 +12,7 @@ from .base import DampingRule, RetryingRule
 from .context import Attempt, DampingContext
 from .fixed import Fixed
 from .kernel_min import KernelMin
+from .mini_batch import MiniBatch
 from .residual_following import ResidualFollowing
 from .table import RULES, damping_rule
 from .width import width
@@ -23,6 +24,7 @@ RULES.update(
         "width": WidthScaled,
         "kernel_min": KernelMin,
         "residual": ResidualFollowing,
+        "mini_batch": MiniBatch,
     }
 )
 
@@ -34,6 +36,7 @@ __all__ = [
     "DampingRule",
     "Fixed",
     "KernelMin",
+    "MiniBatch",
     "ResidualFollowing",
     "RetryingRule",
     "WidthScaled",

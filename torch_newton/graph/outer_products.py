@@ -10,6 +10,7 @@ neural network architectures*).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,6 +68,17 @@ class Drawn:
     gradients: dict[int, Tensor]
     uses: dict[int, list[Use]]
     seed: int
+
+    @property
+    def form(self) -> int:
+        """A number that says which blocks there are and which of them the outputs depend on."""
+        used = [(block, self._reaches(block)) for block in self.blocks]
+        return zlib.crc32(repr(used).encode())
+
+    def _reaches(self, block: Block) -> bool:
+        if not block.factored:
+            return block.weight in self.gradients
+        return any(self.cotangents[use.output] is not None for use in self.uses[block.weight])
 
     def of(self, block: Block) -> Iterator[Products]:
         """The products of each use of a block that the outputs depend on."""

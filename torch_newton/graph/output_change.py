@@ -37,10 +37,13 @@ class OutputChange:
         return None if values is None else cls(terms, roots, values)
 
     def squared(self, loss: Tensor) -> float | None:
-        r""":math:`\Delta z^T Q\,\Delta z` up to the point of a loss; None where its terms differ.
+        r""":math:`\Delta z^T Q\,\Delta z` from here to the point of a loss.
 
         Args:
             loss: with its graph.
+
+        Returns:
+            None where the loss is made of other terms there.
         """
         terms = read_residuals(loss).of_outputs
         if [_kind(term) for term in terms] != [_kind(term) for term in self.terms]:

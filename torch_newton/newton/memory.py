@@ -126,6 +126,10 @@ def _step_of(numbers: dict[str, Any]) -> Step | None:
     return Step.from_numbers(numbers) if numbers else None
 
 
+OWN = ("scaling", "kronecker")
+"""How the names begin under which a parameter's state holds tensors."""
+
+
 def check(state: Mapping[str, Any]) -> None:
     """Raise unless what a checkpoint holds for a parameter is a state that `Memory` can read.
 
@@ -136,7 +140,7 @@ def check(state: Mapping[str, Any]) -> None:
         Memory.from_numbers(state["memory"])
     elif {"history", "arms"} <= set(state):
         Memory.from_numbers({"version": "0.1"})
-    elif foreign := sorted(name for name in state if not name.startswith("scaling")):
+    elif foreign := sorted(name for name in state if not name.startswith(OWN)):
         raise ValueError(
             f"this is not a state of RegNewton but one with {', '.join(map(str, foreign))}: load "
             "it into the optimizer that saved it"

@@ -23,6 +23,7 @@ a rule with constants out of range                  needs
 ``hvp`` unknown                                     hvp must be one of
 ``scaling`` unknown                                 scaling must be
 ``scaling`` with another preconditioner             scaling='jacobian' needs the rows
+``scaling`` with Kronecker factors                  scaling='jacobian' cannot go with
 ``scaling`` of a loss whose rows cannot be read     scaling='jacobian' needs a loss
 ``correction`` not a bool                           correction must be True or False
 ``maximize`` not a bool                             maximize must be True or False
@@ -66,6 +67,7 @@ an iterator that ends within a step                 take the batch from the load
 another batch at each call (a warning)              evaluated again at the same
 parameters changed by the closure                   changes the parameters in place
 Gauss-Newton of a loss that is not a sum            curvature='gauss_newton' needs
+Kronecker factors of such a loss                    curvature='kronecker' needs
 operations without a second derivative              second derivative
 a second derivative that is wrong (a warning)       is not the derivative of the gradient
 a gradient that is none (a warning)                 not the gradient of any function
@@ -84,7 +86,7 @@ from functools import cached_property
 
 from ..curvature.base import Curvature
 from ..curvature.table import curvatures
-from ..damping import RetryingRule
+from ..damping import MiniBatch, RetryingRule, damping_rule
 from ..damping.base import AnyRule
 from ..preconditioners.base import AnyPreconditioner
 from ..preconditioners.table import preconditioner
@@ -92,6 +94,13 @@ from ..step import CandidateSystem
 
 SCALINGS = ("auto", "jacobian", None)
 HVPS = ("auto", "exact", "finite_difference")
+
+
+def rule_for(damping: str | float | AnyRule, curvature: str | Curvature) -> AnyRule:
+    """The rule that `damping` stands for; ``"auto"`` is another one for averaged curvatures."""
+    if damping == "auto" and any(found.averaged for found in curvatures(curvature, True)):
+        return MiniBatch()
+    return damping_rule(damping)
 
 
 @dataclass(frozen=True)
@@ -115,14 +124,19 @@ class Options:
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
+        curvatures(self.curvature, adaptive=False)  # complains of an unknown one
         if self.scaling not in SCALINGS:
             raise ValueError(f"scaling must be 'auto', 'jacobian' or None, not {self.scaling!r}")
+        if self.scaling == "jacobian" and self.averaged:
+            raise ValueError(
+                "scaling='jacobian' cannot go with curvature='kronecker', which has a scale for "
+                "each direction already: leave the scaling as it is, or the curvature"
+            )
         if self.scaling == "jacobian" and self.preconditioner != "auto":
             raise ValueError(
                 "scaling='jacobian' needs the rows that preconditioner='auto' reads: leave the "
                 "preconditioner as it is, or the scaling"
             )
-        curvatures(self.curvature, adaptive=False)  # complains of an unknown one
         if self.hvp not in HVPS:
             names = ", ".join(repr(name) for name in HVPS)
             raise ValueError(f"hvp must be one of {names}, not {self.hvp!r}")
@@ -170,6 +184,11 @@ class Options:
             for curvature in self.curvatures
             for with_scaling in scaled
         }
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the curvature is a running mean, and a step that of `newton.stochastic`."""
+        return any(curvature.averaged for curvature in self.curvatures)
 
     @property
     def exact(self) -> bool:

@@ -137,9 +137,13 @@ class Kronecker(Preconditioner):
 
     def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> AtDamping | None:
         """None where the loss holds what is not known."""
+        found = self.factored(loss, params)
+        return None if found is None else found.inverse
+
+    def factored(self, loss: Tensor, params: Sequence[Tensor]) -> KroneckerFactored | None:
+        """The matrix itself."""
         terms = read_residuals(loss).of_outputs
         roots = output_roots(terms)
         if roots is None:
             return None
-        drawn = draw(terms, roots, params, self.seed)
-        return KroneckerFactored([], params).updated(drawn).inverse
+        return KroneckerFactored([], params).updated(draw(terms, roots, params, self.seed))
