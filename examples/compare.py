@@ -148,7 +148,7 @@ def draw_curvature(axes: Axes, runs: dict[str, Run]) -> None:
             steps, values, errors = zip(*run.curvature, strict=True)
             line, colour = LOOKS[name]
             axes.errorbar(steps, values, errors, fmt="o", ls=line, color=colour, ms=3, label=name)
-    axes.set(xlabel="step", ylabel="largest eigenvalue of the Hessian", xscale="log", yscale="log")
+    axes.set(xlabel="step", ylabel="largest eigenvalue of the Hessian", yscale="log")
 
 
 def style() -> None:

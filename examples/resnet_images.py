@@ -32,9 +32,7 @@ PHOTOGRAPHS = [
 SIZE = 32
 OPTIMIZERS = {
     "Adam": lambda params: torch.optim.Adam(params, lr=1e-3),
-    # Batch norm mixes the samples of a batch, so that the Jacobian, on which the default rests,
-    # would take a backward pass for every sample and class; products with the Hessian do not care.
-    "RegNewton": lambda params: RegNewton(params, preconditioner=None, curvature="hessian"),
+    "RegNewton": lambda params: RegNewton(params, curvature="kronecker"),  # for mini-batches
 }
 
 

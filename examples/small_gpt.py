@@ -29,9 +29,7 @@ WIDTH, HEADS, LAYERS, CONTEXT = 96, 4, 3, 64
 CHARACTERS = [chr(code) for code in (10, *range(32, 127))]
 OPTIMIZERS = {
     "Adam": lambda params: torch.optim.Adam(params, lr=1e-3),
-    # A loss over 16 x 64 places with 96 characters each has a hundred thousand outputs: too many
-    # rows for the Jacobian, on which the default rests. Products with the Hessian do not care.
-    "RegNewton": lambda params: RegNewton(params, preconditioner=None, curvature="hessian"),
+    "RegNewton": lambda params: RegNewton(params, curvature="kronecker"),  # for mini-batches
 }
 
 
