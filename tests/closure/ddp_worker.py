@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_newton import LinearOperator, RegNewton
+from torch_newton.preconditioners.scaling import Scaling
 
 STEPS = 6
 DTYPE = torch.float64
@@ -321,6 +322,15 @@ def exchanged(case: str, rank: int) -> dict[str, Any]:
 
     counted("all_reduce", 0)
     counted("all_gather", 1)
+    limited, lifts = Scaling.limited, 0
+
+    def lifting(scaling: Scaling, directions: list[Tensor]) -> Scaling | None:
+        nonlocal lifts
+        larger = limited(scaling, directions)
+        lifts += larger is not None
+        return larger
+
+    patch.setattr(Scaling, "limited", lifting)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -340,6 +350,7 @@ def exchanged(case: str, rank: int) -> dict[str, Any]:
         "step": {"products": step.products, "attempts": step.attempts, "path": step.path.name},
         "shapes": [tuple(param.shape) for param in inner.parameters()],
         "rows": rows_of(case, 0),
+        "lifts": lifts,
     }
 
 

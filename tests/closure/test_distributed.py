@@ -123,9 +123,11 @@ def test_a_step_exchanges_what_the_page_on_costs_says(
             numbers += 4 * len(shapes) + rows  # kinds of factors, target
             sides = sum(a + b for a, b in (shape for shape in shapes if len(shape) == 2))
             if case.startswith("primal"):
-                # J^T J and J^T t; J d of each direct step; and the product that measures A.
-                numbers += P**2 + P + step["attempts"] * rows
-                numbers += (step["products"] - step["attempts"]) * P
+                # J^T J, anew for each larger D, and J^T t; J d of each direct step; and the product
+                # that measures A.
+                solves = step["attempts"] + found["lifts"]
+                numbers += (1 + found["lifts"]) * P**2 + P + solves * rows
+                numbers += (step["products"] - solves) * P
             else:
                 numbers += rows * sides
             if case.endswith("scaled"):

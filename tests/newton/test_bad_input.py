@@ -548,7 +548,9 @@ def documented() -> Iterator[str]:
 def test_the_table_in_the_documentation_is_that_of_the_tests() -> None:
     rows = list(documented())
     provoked = {wrong.says for wrong in CASES}
-    elsewhere = {"second derivative"}
+    # The gradient of no function is one that is refused now where it is known: tests/newton/
+    # test_verification.py lets it pass to see the warning.
+    elsewhere = {"second derivative", "not the gradient of any function"}
     assert len(rows) > 40
     for row in rows:
         assert row in provoked | elsewhere, row

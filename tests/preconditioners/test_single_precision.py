@@ -13,7 +13,7 @@ from tests.helpers import closure_of, mlp, randn
 from torch_newton import RegNewton, find_residuals, gradient
 from torch_newton.damping import Fixed
 from torch_newton.linalg.factored_jacobian import FactoredJacobian
-from torch_newton.preconditioners.correction import second_order_correction
+from torch_newton.preconditioners.correction import smoothed_correction
 from torch_newton.preconditioners.damped_inverse import DampedInverse
 from torch_newton.preconditioners.function_space import FunctionSpace, function_space
 from torch_newton.preconditioners.rounding import loss_rounding
@@ -180,7 +180,7 @@ def test_a_correction_is_as_smooth_as_its_gain_allows(noise: float) -> None:
     """It leaves no more of the residuals than a tenth of what the step gains, and is shorter."""
     inverse, image, remainder = inverse_and_remainder(noise)
     space = inverse.space
-    found = second_order_correction(inverse, remainder, image)
+    found = smoothed_correction(inverse, remainder, image)
     plain = inverse.correction(remainder)
     left = space.target + image + remainder
     gain = float(space.target.square().sum() - (space.target + image).square().sum())
@@ -201,7 +201,7 @@ def test_in_double_precision_the_correction_is_damped_like_its_step() -> None:
     assert not double.rounded
     assert loss_rounding(double) == 0.0
     again = double.at(inverse.damping)
-    found = second_order_correction(again, remainder, image)
+    found = smoothed_correction(again, remainder, image)
     assert torch.equal(found, again.correction(remainder))
 
 

@@ -41,6 +41,11 @@ class Surrogate:
     weight: float = 1.0
     tilt: Tensor | None = None
 
+    @property
+    def accumulated(self) -> bool:
+        """Whether F is more than L: gradients were accumulated, or the closure changed them."""
+        return self.weight != 1 or self.tilt is not None
+
     def loss(self, value: float, direction: Tensor) -> float:
         """F at the starting point plus `direction`, given L there."""
         if self.weight != 1:

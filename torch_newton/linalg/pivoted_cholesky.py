@@ -42,6 +42,7 @@ class PivotedCholesky:
         left: the diagonal of K - F F^T, R entries.
         trace: that of K.
         fall: what the last block left of the trace that was left before; zero at first.
+        block: columns that it had.
     """
 
     def __init__(self, jacobian: FactoredJacobian) -> None:
@@ -49,7 +50,7 @@ class PivotedCholesky:
         self.pivots: list[int] = []
         self.left = jacobian.squared_norms()
         self.trace = float(self.left.sum())
-        self.fall = 0.0
+        self.fall, self.block = 0.0, 50  # until there is one
         self.triangle = torch.zeros(0, 0, dtype=torch.float64, device=self.left.device)
         self._parts: list[Tensor] = []
         self._rows: FactoredJacobian | None = None
@@ -110,7 +111,7 @@ class PivotedCholesky:
             return 0
         before = self.trace_left
         found = self._add([i for i, _ in pairs], [u for _, u in pairs])
-        self.fall = self.trace_left / before
+        self.fall, self.block = self.trace_left / before, max(found, 1)
         return found
 
     def _add(self, drawn: list[int], luck: list[float]) -> int:

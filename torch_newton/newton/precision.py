@@ -16,10 +16,10 @@ def gradient_in(space: FunctionSpace | None, start: Start) -> tuple[Tensor, floa
     rounding leaves in that outside the range of J^T would be divided by the damping. Not so where
     the closure has changed ``.grad``, or the rows are not those of the whole loss.
     """
-    gradient, surrogate = start.gradient, start.surrogate
+    gradient = start.gradient
     unit = torch.finfo(gradient.dtype).eps
     if space is None or space.dtype is gradient.dtype:
         return gradient, unit
-    if space.sums_up and surrogate.tilt is None and surrogate.weight == 1:
+    if space.sums_up and not start.surrogate.accumulated:
         return space.gradient, torch.finfo(space.dtype).eps
     return gradient.to(space.dtype), unit

@@ -29,10 +29,32 @@ GIVEN_UP = 0.1
 the residuals: less than the spread of the ratio between one step and the next."""
 
 
+LONGEST = 0.75
+"""Of a correction, in lengths of the step: beyond, the series does not converge (Transtrum and
+Sethna 2012, *Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
+minimization*, whose geodesic acceleration takes the second derivative at the starting point)."""
+
+
 def second_order_correction(
+    inverse: DampedInverse | LowRankInverse, d: Tensor, target: Tensor
+) -> Tensor | None:
+    """The correction c of a step, P entries; None where it is longer than `LONGEST`.
+
+    Args:
+        inverse: of the step, with its lambda.
+        d: the step in the variables of the inverse, P entries.
+        target: t at the point plus d, R entries.
+    """
+    image = inverse.space.jacobian.matvec(d)
+    c = smoothed_correction(inverse, target - inverse.space.target - image, image)
+    norm = torch.linalg.vector_norm
+    return c if bool(norm(c) <= LONGEST * norm(d)) else None
+
+
+def smoothed_correction(
     inverse: DampedInverse | LowRankInverse, remainder: Tensor, image: Tensor
 ) -> Tensor:
-    r"""The correction c of a step d, P entries.
+    r"""The correction c of a step d, P entries, however long.
 
     Where the rows have the precision of the system, mu is lambda. Where they come in a lower one,
     it is the largest multiple for which the model of the corrected step,

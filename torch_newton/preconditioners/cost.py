@@ -41,8 +41,9 @@ COPIES = 3
 
 RANK = 2500
 """Rank that an iterative solve is reckoned to need in the end. Measured: 500 to 1,000 for Burgers'
-equation in two variables, and nearly all of 3,500 rows for Poisson's in five; too high a guess
-costs at most what the exact factor costs more, which makes better steps."""
+equation in two variables, 1,800 for an image of a sine network. Chosen above these, since too high
+a guess costs no more than an exact factor does, which makes better steps: Poisson's equation in
+five variables, 3,500 rows, is at 1e-3 after 34 steps with one, and at 7e-3 after 60 without."""
 
 FACTORISATIONS = 2
 """A step's attempts, each with a lambda of its own: 1.3 to 2.5 where they were counted."""
@@ -51,18 +52,21 @@ SYMMETRIC = 5 / 8
 """Of a symmetric product the part that is computed."""
 
 
-PASS = 20
-"""Operations of a matrix product in the time in which a product of J with a vector takes up one
-entry of J: it waits for memory. Measured for 10,456 x 7,851: 35 ms, and 37 G operations a second;
-no less from factors, whose products are many and small."""
+PRODUCT = 5
+"""Operations of a large matrix product in the time of one operation of a product of J with a
+vector, whose matrices are many and small. Measured for 10,456 x 7,851 with four uses of each
+weight: 35 ms for 3.3e8 operations, and 37e9 a second."""
+
+SPECTRUM = 10
+"""Operations of an eigendecomposition of k x k, over k^3: 2.5 s for 2,048 on one core."""
 
 SOLVES = 3
 """Systems solved with one factor: those of the attempts of a step, and of their corrections."""
 
 SHARE_OF_TRACE = 1 / 30
-r"""Of the trace that a factor of low rank leaves, what counts as the largest eigenvalue that it
-leaves. Measured on Burgers' equation at ranks of 100 to 400: as a shift of the preconditioner it
-takes no more iterations than 1/5 or nothing would."""
+r"""Of the trace that a factor of low rank leaves, what at most counts as the largest eigenvalue
+that it leaves. Measured on Burgers' equation at ranks of 100 to 400: as a shift of the
+preconditioner it takes no more iterations than 1/5 or nothing would."""
 
 COVERED = 10.0
 """Trace left, over lambda, at which a factor is good enough: an eigenvalue that it leaves is then
@@ -121,27 +125,47 @@ def low_rank_operations(rows: int, size: int, rank: int, entry: float | None = N
     return rows * rank * float(size if entry is None else entry) + float(rows) * rank**2
 
 
+def product_operations(factors: Sequence[Factor | None], rows: int) -> float:
+    """The time of a product of J with a vector, in operations of a large matrix product."""
+    sizes = [factor.left.shape[1] * factor.size for factor in factors if factor is not None]
+    return float(PRODUCT * rows) * sum(sizes)
+
+
+def share_of_trace(fall: float, block: int) -> float:
+    """The largest eigenvalue that a factor leaves, over the trace that it leaves.
+
+    Where each column makes that q times smaller it is the first term of a geometric series,
+    1 - q of its sum; at most `SHARE_OF_TRACE`.
+
+    Args:
+        fall: by what factor the last block of columns has made the trace smaller.
+        block: columns that it had.
+    """
+    return min(SHARE_OF_TRACE, 1 - math.pow(fall, 1 / max(block, 1)))
+
+
 def worth_a_block(
-    rows: int, size: int, rank: int, entry: float, left: float, fall: float, block: int = 50
+    rows: int, product: float, rank: int, entry: float, left: float, fall: float, block: int
 ) -> bool:
     """Whether more columns of the kernel spare more iterations than they cost.
 
     Args:
         rows: R.
-        size: P.
+        product: `product_operations`, of which an iteration takes two.
         rank: k, columns so far.
         entry: operations for one entry of J J^T.
         left: the trace that they leave, over lambda.
         fall: by what factor the last block of columns has made it smaller.
-        block: columns that a block has.
+        block: columns that this had, and that another would have.
     """
+    largest = share_of_trace(fall, block)
 
     def iterations(left: float) -> float:
-        return DECIMAL * math.sqrt(1 + SHARE_OF_TRACE * left)
+        return DECIMAL * math.sqrt(1 + largest * left)
 
     spared = iterations(left) - iterations(fall * left)
-    price = block * rows * (entry + 2.0 * rank)
-    return SOLVES * spared * 2 * PASS * rows * size > price
+    price = block * (rows * (entry + 2.0 * rank) + 3.0 * SPECTRUM * rank**2)
+    return SOLVES * spared * 2 * product > price
 
 
 def largest_rank(jacobian: FactoredJacobian, max_memory: int | None = None) -> int:

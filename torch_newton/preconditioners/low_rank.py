@@ -129,12 +129,14 @@ class LowRankSpace:
         factor = self.cholesky
         if damping == 0:
             damping = torch.finfo(factor.left.dtype).eps * factor.trace or 1.0
-        rows, size = self.jacobian.shape
-        entry = cost.entry_operations(self.jacobian.factors, rows)
+        rows, factors = self.jacobian.rows, self.jacobian.factors
+        entry = cost.entry_operations(factors, rows)
+        product = cost.product_operations(factors, rows)
         limit = cost.largest_rank(self.jacobian, self.max_memory)
         while not factor.exhausted and factor.rank < limit:
             left = factor.trace_left / damping
-            if not cost.worth_a_block(rows, size, factor.rank, entry, left, factor.fall):
+            last = (factor.fall, factor.block)
+            if not cost.worth_a_block(rows, product, factor.rank, entry, left, *last):
                 break
             first = self.proposed[:limit] if factor.rank == 0 else ()
             factor.extend(min(BLOCK, limit - factor.rank), first or None)
@@ -184,7 +186,7 @@ class LowRankInverse:
         self.damping = damping
         factor = space.cholesky
         self.rank = factor.rank
-        self._rest = damping + cost.SHARE_OF_TRACE * factor.trace_left
+        self._rest = damping + cost.share_of_trace(factor.fall, factor.block) * factor.trace_left
         self._values, self._vectors = space.spectrum()
         self._rows, self._triangle = factor.rows, factor.triangle
 
