@@ -311,3 +311,19 @@ def test_it_lowers_the_loss_of_other_networks(name: str) -> None:
     for _ in range(40):
         loop.step()
     assert loop.whole() < 0.95 * before
+
+
+def test_it_works_under_autocast() -> None:
+    loop = Loop(network())
+    loop.net.float()
+    loop.x = loop.x.float()
+    original, before = loop.loss, loop.whole()
+
+    def half(batch: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return original(batch)
+
+    loop.loss = half  # type: ignore[method-assign]
+    for _ in range(40):
+        loop.step()
+    assert loop.whole() < 0.9 * before

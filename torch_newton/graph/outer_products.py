@@ -61,6 +61,7 @@ class Drawn:
         gradients: its derivative in the parameters that have no factors, by their numbers.
         uses: of each parameter.
         seed: of the choice of products where there are too many.
+        dtype: of the parameters; operands under autocast have fewer digits.
     """
 
     blocks: list[Block]
@@ -68,6 +69,7 @@ class Drawn:
     gradients: dict[int, Tensor]
     uses: dict[int, list[Use]]
     seed: int
+    dtype: torch.dtype
 
     @property
     def form(self) -> int:
@@ -88,7 +90,7 @@ class Drawn:
             cotangent = self.cotangents[use.output]
             if cotangent is None:
                 continue
-            found = _sampled(_products(use, cotangent), generator)
+            found = _in(_sampled(_products(use, cotangent), generator), self.dtype)
             if block.bias is not None:
                 bias = biases.get(use.output)
                 found = _continued(found, block.along, 0.0 if bias is None else bias.scale)
@@ -138,7 +140,7 @@ def _passed(
         for i, gradient in zip(whole, gradients[len(edges) :], strict=True)
         if gradient is not None
     }
-    return Drawn(blocks, cotangents, others, uses, seed)
+    return Drawn(blocks, cotangents, others, uses, seed, params[0].dtype)
 
 
 def _products(use: Use, cotangent: Tensor) -> Products:
@@ -170,6 +172,12 @@ def _sampled(all_of_them: Products, generator: torch.Generator) -> Products:
         index=None if index is None else index[chosen],
         weight=number / MAX_ROWS,
     )
+
+
+def _in(products: Products, dtype: torch.dtype) -> Products:
+    """In the number type of the parameters."""
+    left = None if products.left is None else products.left.to(dtype)
+    return replace(products, left=left, right=products.right.to(dtype))
 
 
 def _continued(products: Products, along: int, value: float) -> Products:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from ..autodiff.nodes import output_dtype, reachable
 from .random_root import LOG_SOFTMAX, OutputRoot
 from .residuals import read_residuals
 from .terms import Term
@@ -24,17 +26,20 @@ class OutputChange:
         terms: of the loss at that point.
         roots: of their Q.
         values: of these roots.
+        epsilon: rounding of the coarsest number that the outputs are computed with, which under
+            autocast is not that of the parameters.
     """
 
     terms: Sequence[Term]
     roots: Sequence[OutputRoot]
     values: Sequence[Tensor]
+    epsilon: float
 
     @classmethod
     def at(cls, terms: Sequence[Term], roots: Sequence[OutputRoot]) -> OutputChange | None:
         """Of the loss where `roots` was made; None where outputs cannot be read."""
         values = _values(terms, roots)
-        return None if values is None else cls(terms, roots, values)
+        return None if values is None else cls(terms, roots, values, _rounding(terms))
 
     def squared(self, loss: Tensor) -> float | None:
         r""":math:`\Delta z^T Q\,\Delta z` from here to the point of a loss.
@@ -53,6 +58,12 @@ class OutputChange:
             return None
         pairs = zip(self.roots, values, self.values, strict=True)
         return sum(root.square(new - old) for root, new, old in pairs)
+
+
+def _rounding(terms: Sequence[Term]) -> float:
+    nodes = reachable([term.z.node for term in terms])
+    dtypes = {output_dtype(node) for node in nodes} | {term.like.dtype for term in terms}
+    return max(torch.finfo(d).eps for d in dtypes if d is not None and d.is_floating_point)
 
 
 def _kind(term: Term) -> tuple[bool, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..autodiff.finite_difference import difference_length
@@ -35,7 +36,10 @@ class CurvatureAlong:
         length = norm(direction)
         if not 0 < length < math.inf:
             return None
-        h = difference_length(self.evaluator.params) / length
+        # The length at which rounding and truncation balance grows with the root of the third
+        # order of what rounds: bfloat16 would otherwise see its own noise for curvature.
+        coarser = (self.change.epsilon / torch.finfo(direction.dtype).eps) ** (1 / 3)
+        h = coarser * difference_length(self.evaluator.params) / length
         _, graph = self.evaluator.loss_at(h * direction)
         squared = None if graph is None else self.change.squared(graph)
         found = math.nan if squared is None else self.weight * squared / h**2
