@@ -60,9 +60,9 @@ class Schedule:
         """Start the clock anew."""
         given = self._given
         share, pause = given.max_overhead, given.max_pause
-        if given.bounded:
-            share, pause = (None if limit is None else RESERVE * limit for limit in (share, pause))
-        self.budget = Budget(share, pause if given.bounded else None)
+        self.budget = Budget(
+            _planned(share) if given.bounded else share, _planned(pause) if given.bounded else None
+        )
         self.costs = Costs()
         self.spreads = True
         self._wanted: float | None = None
@@ -165,3 +165,9 @@ class Schedule:
         """Whether there is so much time now, or as much as there will ever be in one pause."""
         left, longest = self.budget.remaining, self.budget.longest_pause
         return left is None or left >= min(seconds, math.inf if longest is None else longest)
+
+
+def _planned(limit: float | None) -> float | None:
+    """The part of a limit that is planned with."""
+    # What is no number is complained of in ``setup``, and not where the callback is made.
+    return RESERVE * limit if isinstance(limit, (int, float)) else limit

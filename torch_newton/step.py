@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -101,7 +100,8 @@ class Step:
             how many directions of function space the damping leaves free.
         jacobian: how the per-sample Jacobian was read, by the name in `graph.reading.Rung`;
             ``"NONE"`` where it was not.
-        gradients: what the passes of a mini-batch step cost, in gradients; NaN for any other.
+        gradients: what the passes of a mini-batch step cost, in gradients; zero for any other,
+            which is not counted so.
         unread: the parts of the loss that were not recognised and the parameters that the
             Jacobian leaves out, and what was in the way.
     """
@@ -130,7 +130,7 @@ class Step:
     unread: tuple[str, ...] = ()
     rank: int = 0
     effective_dimension: float = 0.0
-    gradients: float = math.nan
+    gradients: float = 0.0
 
     @property
     def arm(self) -> CandidateSystem:

@@ -50,7 +50,8 @@ class QuadraticModel:
         path: how the system is solved, where that does not follow from the above.
         rounding: the unit of rounding in g, where that is not the one of its dtype.
         low_rank: the rows whose J^T J is A, where there are too many for a `space`.
-        limited: whether a step with a scaling moves no tensor much farther than its size.
+        limited: whether a step with a scaling moves no tensor much farther than its size, where
+            the rows are those of the loss.
 
     Attributes:
         epsilon: the unit of rounding in the system.
@@ -80,7 +81,8 @@ class QuadraticModel:
         self._counter = Counter()
         self.loss_rounding = 0.0 if space is None else loss_rounding(space)
         self._at_damping = at_damping
-        self._low_rank, self._limited = low_rank, limited
+        # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
+        self._low_rank, self._limited = low_rank, limited and bool(space and space.sums_up)
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
