@@ -96,9 +96,12 @@ class Problem:
     def counted(self) -> Iterator[tuple[Counter, Step]]:
         """The second step, when nothing is tested for the first time."""
         torch.manual_seed(0)
-        layers = [nn.Linear(b, a) for a, b in self.weights]
+        # In double precision, in which everything is computed then: single would be changed to it.
+        kind = {"dtype": torch.float64}
+        layers = [nn.Linear(b, a, **kind) for a, b in self.weights]
         model = nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
-        x, y = torch.randn(self.samples, 8), torch.randn(self.samples, self.outputs)
+        x = torch.randn(self.samples, 8, **kind)
+        y = torch.randn(self.samples, self.outputs, **kind)
         optimizer = RegNewton(model.parameters(), **self.options)
 
         def closure() -> Tensor:
@@ -177,7 +180,7 @@ def main() -> None:
                 f"{name:26}{problem.samples:7d}{problem.size:8d}{problem.outputs:5d}"
                 f"{step.products:9d}   {counter.operations:8.1e} "
                 f"({counter.operations / operations:4.2f})     {counter.bytes:8.1e} "
-                f"({counter.bytes / numbers / 4:4.2f})  {step.path.name}",
+                f"({counter.bytes / numbers / 8:4.2f})  {step.path.name}",
                 flush=True,
             )
 
