@@ -16,7 +16,6 @@ from torch_newton.linalg.factored_jacobian import FactoredJacobian
 from torch_newton.preconditioners.correction import smoothed_correction
 from torch_newton.preconditioners.damped_inverse import DampedInverse
 from torch_newton.preconditioners.function_space import FunctionSpace, function_space
-from torch_newton.preconditioners.rounding import loss_rounding
 from torch_newton.step import Step
 
 EPSILON = torch.finfo(torch.float32).eps
@@ -199,49 +198,6 @@ def test_in_double_precision_the_correction_is_damped_like_its_step() -> None:
         FactoredJacobian(space.jacobian.factors, params, space.jacobian.rows), space.target
     )
     assert not double.rounded
-    assert loss_rounding(double) == 0.0
     again = double.at(inverse.damping)
     found = smoothed_correction(again, remainder, image)
     assert torch.equal(found, again.correction(remainder))
-
-
-@pytest.mark.parametrize("make", [regression, slope, cross_entropy])
-def test_the_rounding_of_residuals_is_of_the_size_that_is_estimated(
-    make: Callable[[int], Case],
-) -> None:
-    """Against the same loss and its residuals in double precision at the same parameters."""
-    loss, params = make(300)
-    space = space_of((loss, params))
-    size = float(space.target.norm())
-    estimate = loss_rounding(space) * 300**0.5 / size / 3
-    assert loss_rounding(space) <= 0.005 * size**2
-    before = [p.detach().clone() for p in params]
-    steps = []
-    for seed in range(4):  # moves of less than the last digit show the rounding
-        with torch.no_grad():
-            for i, (p, b) in enumerate(zip(params, before, strict=True)):
-                p.copy_(b * (1 + 2 * EPSILON * randn(*b.shape, seed=10 * seed + i).float()))
-        moved = torch.cat(
-            [(p.detach() - b).reshape(-1) for p, b in zip(params, before, strict=True)]
-        )
-        target = space.target_at(loss())
-        assert target is not None
-        steps.append(float((target - space.target - space.jacobian.matvec(moved.double())).norm()))
-    measured = sum(steps) / len(steps) / 2**0.5
-    assert 0.1 < estimate / measured < 10
-
-
-def test_a_new_optimizer_near_the_solution_does_not_take_rounding_for_failure() -> None:
-    """Its first steps predict less than rounding hides; lambda must fall all the same."""
-    loss, params = regression(300)
-    for number in (50, 12):
-        optimizer = RegNewton(params, curvature="gauss_newton", scaling=None)
-        closure = closure_of(optimizer, loss)
-        steps: list[Step] = []
-        for _ in range(number):
-            optimizer.step(closure)
-            assert optimizer.last_step is not None
-            steps.append(optimizer.last_step)
-    assert all(s.accepted for s in steps)
-    assert sum(s.attempts for s in steps) <= 18
-    assert steps[-1].damping < 1e-6 * steps[-1].scale

@@ -20,7 +20,6 @@ from ..preconditioners.correction import second_order_correction
 from ..preconditioners.function_space import DampedInverse, FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.low_rank import LowRankInverse, LowRankSpace
-from ..preconditioners.rounding import loss_rounding
 from ..preconditioners.scaling import Scaling
 from ..step import Path
 from .counting import Counter, counted
@@ -55,8 +54,6 @@ class QuadraticModel:
 
     Attributes:
         epsilon: the unit of rounding in the system.
-        loss_rounding: by how much two equal losses may differ, as far as that is not by the
-            rounding of the loss itself.
     """
 
     def __init__(
@@ -79,7 +76,6 @@ class QuadraticModel:
         self.gradient = gradient.to(self._dtype)
         self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
         self._counter = Counter()
-        self.loss_rounding = 0.0 if space is None else loss_rounding(space)
         self._at_damping = at_damping
         # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
         self._low_rank, self._limited = low_rank, limited and bool(space and space.sums_up)

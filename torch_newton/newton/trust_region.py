@@ -166,7 +166,7 @@ class TrustRegionSearch:
             predicted = self.model.predicted_reduction(direction, along)
             value, found = self._loss_at(direction)
             if best.direction is None or value < best.loss or math.isnan(best.loss):
-                ratio = _ratio(loss, predicted, value, self._rounding(loss, context))
+                ratio = _ratio(loss, predicted, value, context.epsilon)
                 graph = found
                 best = replace(
                     best, solved=True, predicted=predicted, ratio=ratio,
@@ -180,10 +180,6 @@ class TrustRegionSearch:
             direction = self.lengths * d
             return direction, self.model.along(direction)
         return d if self.lengths == 1 else self.lengths * d, self.lengths**2 * curvature
-
-    def _rounding(self, loss: float, context: DampingContext) -> float:
-        """By how much two losses may differ that are equal."""
-        return max(ROUNDING * context.epsilon * abs(loss), self.model.loss_rounding)
 
     def _loss_at(self, direction: Tensor) -> tuple[float, Tensor | None]:
         value, graph = self.evaluator.loss_at(direction)
@@ -209,7 +205,7 @@ class TrustRegionSearch:
     ) -> Attempt:
         """The attempt with the corrected direction in place of its own."""
         value, _ = self._loss_at(corrected)
-        ratio = _ratio(loss, attempt.predicted, value, self._rounding(loss, context))
+        ratio = _ratio(loss, attempt.predicted, value, context.epsilon)
         return replace(attempt, direction=corrected, loss=value, ratio=ratio, corrected=True)
 
 
@@ -248,12 +244,13 @@ def _accepts(retrying: RetryingRule | None, attempt: Attempt) -> bool:
     return not bool(attempt.direction.any())  # lr is zero
 
 
-def _ratio(loss: float, predicted: float, value: float, rounding: float) -> float:
+def _ratio(loss: float, predicted: float, value: float, epsilon: float) -> float:
     """Actual over predicted reduction, with a term for rounding; -1 for a loss not finite."""
     if math.isnan(predicted) or predicted == 0:
         return math.nan
     if not math.isfinite(value):
         return -1.0
+    rounding = ROUNDING * epsilon * abs(loss)
     expected = predicted + rounding
     return (loss - value + rounding) / expected if expected != 0 else math.nan
 
