@@ -188,7 +188,9 @@ def check(case: Case) -> None:  # noqa: PLR0915 - one list of invariants
         assert step.damping >= 0
         assert math.isfinite(step.damping)
         if adaptive:
-            floor = 10 * torch.finfo(dtype).eps * step.scale
+            # Systems of single-precision rows are solved in double precision.
+            solved = dtype if step.system.exact else torch.float64
+            floor = 10 * torch.finfo(solved).eps * step.scale
             assert floor * (1 - 1e-6) <= step.damping <= 1e6 * step.scale * (1 + 1e-6) or (
                 step.attempts == 0
             )
