@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from torch_newton import LinearOperator
 
 from .costs import Costs
+from .outcomes import OutOfTimeError
+from .processes import Processes
 
 SAFETY = 1.5
 """How much longer than the longest of late a piece may take, and still end in its pause. On a
@@ -20,19 +24,9 @@ for what is done between the pieces."""
 BLOCK = 16
 """Columns of a matrix of which the time is taken, to learn what many products cost together."""
 
+T = TypeVar("T")
+
 __all__ = ["BLOCK", "SAFETY", "Allowance", "Costs", "OutOfTimeError"]
-
-
-class OutOfTimeError(RuntimeError):
-    """What is to be computed takes more time than is left.
-
-    Attributes:
-        needed: seconds that its cheapest useful form takes.
-    """
-
-    def __init__(self, needed: float) -> None:
-        super().__init__(f"this takes {needed:.3g} s, more than is left of what is allowed")
-        self.needed = needed
 
 
 class Allowance:
@@ -41,12 +35,15 @@ class Allowance:
     A measurement is spread over one pause of the training or several. What may be left for a
     later pause asks `plans`, what must be done in this one asks `affords` or `require`.
 
+    Several processes share the clock and the costs of the first one. These are read where all
+    processes meet (`shared`, `together`), and do not change in between: whatever is decided by
+    them is decided alike in all processes, and takes no communication.
+
     Args:
         seconds: that it may take in all; None for no limit, where everything is computed in full.
         costs: what things took at earlier measurements.
         device: that is waited for before the clock is read.
-        agree: several processes must take as many products each, since a layer may communicate in
-            its backward pass: this replaces each process's number by that of the first.
+        processes: those that measure together; None where there is one.
 
     Attributes:
         reduced: whether something was computed with less than full effort, or not at all.
@@ -60,7 +57,7 @@ class Allowance:
         seconds: float | None = None,
         costs: Costs | None = None,
         device: torch.device | None = None,
-        agree: Callable[[float], float] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.costs = Costs() if costs is None else costs
         self.reduced = False
@@ -70,10 +67,13 @@ class Allowance:
         self._seconds = seconds
         self._share = seconds
         self._device = device
-        self._agree = agree
+        self.processes = processes
+        self._shared_in_pause = 0.0
         self._spent = 0.0
         self._began: float | None = None
         self._pause = seconds
+        if processes is not None:
+            self.costs.hold()
         if seconds is not None:
             self.resume(seconds)
 
@@ -90,7 +90,9 @@ class Allowance:
     @property
     def in_pause(self) -> float:
         """Seconds since the present pause began, 0 where there is none."""
-        return 0.0 if self._began is None else self.now() - self._began
+        if self._began is None:
+            return 0.0
+        return self._own_in_pause() if self.processes is None else self._shared_in_pause
 
     def now(self) -> float:
         """The clock, after the device has done what it was given."""
@@ -106,7 +108,7 @@ class Allowance:
             began: when that was; now, where None.
         """
         self._began = self.now() if began is None else began
-        self._pause = seconds
+        self._pause = self.shared(lambda: seconds)
 
     def suspend(self) -> None:
         """The pause ends."""
@@ -128,23 +130,66 @@ class Allowance:
 
     def left(self) -> float:
         """Seconds left of this share in this pause."""
-        return self.agreed(min(self.planned(), self._left_of_pause()))
+        return min(self.planned(), self._left_of_pause())
 
-    def agreed(self, number: float) -> float:
-        """The number of the first of several processes."""
-        return number if self._agree is None else self._agree(number)
+    def shared(self, of_first: Callable[[], T]) -> T:
+        """Take over the clock and the costs of the first process, which all must do together.
+
+        Args:
+            of_first: called in the first process only, when its clock and costs are known.
+
+        Returns:
+            What it returned there.
+        """
+        if self.processes is None:
+            return of_first()
+        message = (self._own_in_pause(), self.costs.held(), None)
+        if self.processes.first:
+            self._take_over(*message[:2])
+            message = (*message[:2], of_first())  # type: ignore[assignment]
+        seconds, noted, answer = self.processes.from_first(message)
+        if not self.processes.first:
+            self._take_over(seconds, noted)
+        return answer  # type: ignore[return-value]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all processes leave alike: what is raised in one is raised in all.
+
+        Raises:
+            ElsewhereError: another process has failed; see `Processes.any`.
+        """
+        if self.processes is None:
+            yield
+            return
+        raised: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            raised = error
+        self.processes.any(raised)
+        self.shared(lambda: None)
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether something is so in any process; all must ask this together."""
+        return flag if self.processes is None else self.processes.any(None, flag)[0]
+
+    def reckon(self, seconds: float) -> None:
+        """Count something as taken that was done between two readings of the shared clock."""
+        if self.processes is not None:
+            self._shared_in_pause += seconds
 
     def plans(self, seconds: float) -> bool:
         """Whether so many seconds are left of this share, in this pause and others."""
-        return self._agreed(seconds <= self.planned())
+        return seconds <= self.planned()
 
     def fits(self, seconds: float) -> bool:
         """Whether what is reckoned to take so long ends in this pause, even if it takes longer."""
-        return self._agreed(self._fits(seconds))
+        return SAFETY * seconds <= self._left_of_pause()
 
     def affords(self, seconds: float) -> bool:
         """Whether so many seconds are left of this share, and fit in this pause."""
-        return self._agreed(seconds <= self.planned() and self._fits(seconds))
+        return seconds <= self.planned() and self.fits(seconds)
 
     def require(self, seconds: float) -> None:
         """Raise where the rest of this pause is shorter, whatever the share is.
@@ -181,10 +226,12 @@ class Allowance:
     def _left_of_pause(self) -> float:
         if self._pause is None or self._began is None:
             return math.inf
-        return max(0.0, self._began + self._pause - self.now())
+        return max(0.0, self._pause - self.in_pause)
 
-    def _fits(self, seconds: float) -> bool:
-        return SAFETY * seconds <= self._left_of_pause()
+    def _own_in_pause(self) -> float:
+        return 0.0 if self._began is None else self.now() - self._began
 
-    def _agreed(self, decision: bool) -> bool:
-        return bool(self.agreed(float(decision)))
+    def _take_over(self, seconds: float, noted: list[tuple[str, float]]) -> None:
+        self._shared_in_pause = seconds
+        for name, taken in noted:
+            self.costs.learn(name, taken)

@@ -16,7 +16,7 @@ from torch_newton.linalg.lanczos import Process
 from .allowance import Allowance, OutOfTimeError
 from .forming import formed, small_enough
 from .spectrum import FAILURES, Spectrum, dense_spectrum
-from .work import Unit, Work, run
+from .work import Unit, Vote, Work, run
 
 LEAST = 2
 """Products for which a spectrum is worth its evaluation: one Lanczos step for each end of it."""
@@ -209,7 +209,8 @@ def lanczos_work(
     """
     process = Process(A, _capacity(A, name, allowance, products, guess), start, 0)
     unit = Unit(name, guess)
-    while not process.finished:
+    # Each process goes on until all may end: a layer may communicate in a product.
+    while not (yield _vote(process, decide)):
         enough = process.steps >= LEAST
         if enough and not allowance.plans(allowance.estimate(name, guess)):
             break
@@ -221,11 +222,18 @@ def lanczos_work(
                 break
             raise
         process.advance()
-        if not math.isfinite(process.residual):
-            return None
-        if process.steps % BETWEEN_CHECKS == 0 and _settled(process, decide):
-            break
-    return process
+    return process if _finite(process) else None
+
+
+def _vote(process: Process, decide: bool) -> Vote:
+    """Whether to end a process: it must where it has no next vector."""
+    must = process.finished or not _finite(process)
+    looks = process.steps > 0 and process.steps % BETWEEN_CHECKS == 0
+    return Vote(must or (looks and _settled(process, decide)), must)
+
+
+def _finite(process: Process) -> bool:
+    return process.steps == 0 or math.isfinite(process.residual)
 
 
 def _settled(process: Process, decide: bool) -> bool:
@@ -245,7 +253,7 @@ def _capacity(
     # What the planned time allows may turn out to be more, where the first times were slow.
     steps = min(products, 2 * steps)
     size = torch.empty(0, dtype=A.dtype).element_size() * A.shape[0]
-    return int(allowance.agreed(max(LEAST, min(steps, BASIS_BYTES // max(size, 1)))))
+    return int(max(LEAST, min(steps, BASIS_BYTES // max(size, 1))))
 
 
 def _density_work(
@@ -258,7 +266,10 @@ def _density_work(
         v = torch.randn(H.shape[0], generator=random, dtype=torch.float64)
         squares.append(float(v @ v))
         processes.append(Process(H, STEPS, v, 0))
-    while running := [process for process in processes if not process.finished]:
+    while True:
+        running = [process for process in processes if not process.finished]
+        if (yield Vote(not running, not running)):
+            return processes, squares
         try:
             yield Unit("product", count=len(running))
         except OutOfTimeError:
@@ -267,7 +278,6 @@ def _density_work(
         block = H @ torch.stack([process.next for process in running], dim=1)
         for process, product in zip(running, block.unbind(1), strict=True):
             process.take(product)
-    return processes, squares
 
 
 def _rounded(extremes: Extremes, epsilon: float, asymmetry: float = 0.0) -> tuple[Extremes, float]:

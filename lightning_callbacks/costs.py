@@ -25,6 +25,7 @@ class Costs:
         self._known: dict[str, deque[float]] = {}
         self._counts: dict[str, int] = {}
         self._relaxed: dict[str, float] = {}
+        self._held: list[tuple[str, float]] | None = None
 
     def of(self, name: str) -> float | None:
         """The longest of the last `KEPT` times, None where there is none."""
@@ -37,7 +38,23 @@ class Costs:
         return known[-1] if known else 0.0
 
     def put(self, name: str, seconds: float) -> None:
-        """A piece took so many seconds."""
+        """A piece took so many seconds: learnt at once, unless times are held."""
+        if self._held is None:
+            self.learn(name, seconds)
+        else:
+            self._held.append((name, seconds))
+
+    def hold(self) -> None:
+        """Keep times apart from now on, for several processes to `learn` those of the first."""
+        self._held = [] if self._held is None else self._held
+
+    def held(self) -> list[tuple[str, float]]:
+        """The times that were put since this was last called."""
+        held, self._held = self._held or [], []
+        return held
+
+    def learn(self, name: str, seconds: float) -> None:
+        """Reckon with what a piece took from now on."""
         known = self._known.setdefault(name, deque(maxlen=KEPT))
         self._counts[name] = self._counts.get(name, 0) + 1
         if self._counts[name] == 2:

@@ -14,13 +14,14 @@ from torch_newton import Observation
 from .allowance import SAFETY, Allowance, OutOfTimeError
 from .config import Arguments
 from .displacement import Displacement
-from .failures import Failures, MovedError
+from .failures import Failures
+from .in_progress import InProgress
 from .isolation import SEED, undisturbed
 from .logs import mean_over_processes
 from .manual import optimizers_apart
-from .measurement import Measurement, measure, measuring
+from .measurement import Measurement, measure
 from .newton import point_of_step
-from .point import Point
+from .outcomes import MovedError
 from .probe import Probe
 from .products_bar import bar
 from .quantities.base import Quantity
@@ -28,58 +29,9 @@ from .quantities.table import QUANTITIES
 from .schedule import Schedule
 from .trainer import initialized, low_precision, trained
 from .warn_once import WarnOnce
-from .work import Course
 
 NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
 """Numbers that cost nothing."""
-
-
-class InProgress:
-    """A measurement that has begun, and may go on in later pauses of the training.
-
-    Args:
-        quantities: what is measured.
-        allowance: the time that it has.
-        found: gets the numbers.
-        index: of the optimizer whose loss it is, -1 where there is one loss for all.
-        prefix: of the keys, where several optimizers are told apart.
-
-    Attributes:
-        begun: the point, None before the loss was evaluated there.
-        ended: whether nothing more will be measured at this point.
-    """
-
-    course: Course[Measurement]
-
-    def __init__(
-        self,
-        quantities: list[Quantity],
-        allowance: Allowance,
-        found: Measurement,
-        index: int = -1,
-        prefix: str = "",
-    ) -> None:
-        self.quantities, self.allowance, self.found = quantities, allowance, found
-        self.index, self.prefix = index, prefix
-        self.begun: Point | None = None
-        self.ended = False
-        self._handed: set[str] = set()
-
-    def begin(self, point: Point | None, failures: Failures, first: set[str]) -> Point | None:
-        """The loss has been evaluated at `point`, or None where that failed."""
-        self.begun = point
-        work = measuring(point, self.quantities, failures, first, self.found)
-        self.course = Course(work, self.allowance)
-        return point
-
-    def finished(self) -> Measurement:
-        """The numbers and spectra that were finished since this was last called."""
-        new = {k: v for k, v in self.found.numbers.items() if k not in self._handed}
-        spectra = {k: v for k, v in self.found.spectra.items() if k not in self._handed}
-        self._handed |= new.keys() | spectra.keys()
-        prefixed = Measurement(step=self.found.step)
-        prefixed.add(Measurement(new, spectra), self.prefix)
-        return prefixed
 
 
 class Engine:
@@ -166,7 +118,7 @@ class Engine:
                 point = point_of_step(seen, damping, settings, warn, allowance, displacement)
             measure(point, current.quantities, self._failures, self._lacking, current.found)
             current.ended = True
-            self._note_lacking(allowance, step)
+            self._note_lacking(trainer, allowance, step)
             self._hand_over(trainer, current)
         self._took(allowance)
 
@@ -189,7 +141,7 @@ class Engine:
                     allowance.lacking = dict.fromkeys(missing, error.needed / max(len(missing), 1))
                 began = allowance.now()
             if current.ended:
-                self._note_lacking(allowance, current.found.step)
+                self._note_lacking(trainer, allowance, current.found.step)
             self._hand_over(trainer, current)
             allowance.costs.put("closing", allowance.now() - began)
         self._current = None if current.ended else current
@@ -241,11 +193,12 @@ class Engine:
     def _hand_over(self, trainer: Any, current: InProgress) -> None:
         """Log the numbers that were finished since this was last called."""
         new = current.finished()
-        if trainer.world_size > 1 and new.numbers:
+        if trainer.world_size > 1:
             new.numbers = mean_over_processes(trainer, new.numbers)
         lacks = current.allowance.lacking or not (current.ended and current.quantities)
-        costly = {current.prefix + key for key in current.found.numbers.keys() - NEWTON}
-        if new.numbers.keys() & costly or (new.numbers and not lacks):
+        # Of the keys that all processes have; those that are found may differ.
+        cheap = {current.prefix + key for key in NEWTON}
+        if new.numbers.keys() - cheap or (new.numbers and not lacks):
             self._log(trainer, new)
 
     def before_step(self, trainer: Any, optimizer: Any) -> None:
@@ -269,7 +222,14 @@ class Engine:
         """Those to measure at a step."""
         return [q for q in self._given.selected() if self._not_before.get(q.name, 0) <= step]
 
-    def _note_lacking(self, allowance: Allowance, step: int) -> None:
+    def _note_lacking(self, trainer: Any, allowance: Allowance, step: int) -> None:
+        """Note what there was no time for, as the first process does."""
+        self._leave_out(allowance, step)
+        self._lacking, self._not_before = self.schedule.agreed(
+            trainer, (self._lacking, self._not_before)
+        )
+
+    def _leave_out(self, allowance: Allowance, step: int) -> None:
         """Leave out a quantity of which the cheapest form takes longer than the longest pause.
 
         It is tried again when training has gone on for twice as long: what was timed may have

@@ -9,7 +9,7 @@ import torch
 
 from torch_newton.autodiff.products import NotTwiceDifferentiableError
 
-from .allowance import OutOfTimeError
+from .outcomes import OutOfTimeError
 
 EXHAUSTED = (torch.OutOfMemoryError, MemoryError)
 """Memory has run out."""
@@ -17,10 +17,6 @@ EXHAUSTED = (torch.OutOfMemoryError, MemoryError)
 
 class WrongQuantityError(ValueError):
     """A quantity breaks its own documentation, which no warning should cover up."""
-
-
-class MovedError(RuntimeError):
-    """A point cannot be returned to: the loss depends on what the training has changed since."""
 
 
 class BatchError(RuntimeError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .processes import Processes
 from .quantities.base import Numbers
 from .tensorboard import write_spectra
 
@@ -39,11 +41,19 @@ def write(
 
 
 def mean_over_processes(trainer: Any, numbers: Numbers) -> Numbers:
-    """The mean of each number over all processes, which must call this together."""
+    """The mean of each number over all processes, which must call this together.
+
+    The numbers are those of the first process, NaN where another one has none of that key.
+    """
     if trainer.world_size == 1:
         return numbers
+    keys = Processes(trainer).from_first(list(numbers))
+    if not keys:
+        return {}
     values = torch.tensor(
-        list(numbers.values()), dtype=torch.float64, device=trainer.strategy.root_device
+        [numbers.get(key, math.nan) for key in keys],
+        dtype=torch.float64,
+        device=trainer.strategy.root_device,
     )
     means = trainer.strategy.reduce(values, reduce_op="mean").tolist()
-    return dict(zip(numbers, means, strict=True))
+    return dict(zip(keys, means, strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .allowance import Allowance, OutOfTimeError
 from .failures import Failures, WrongQuantityError
+from .in_step import in_step
 from .point import Point
 from .preparation import OF_THE_HESSIAN, prepared
 from .quantities.base import Measured, Need, Numbers, Quantity
@@ -79,7 +80,7 @@ def measuring(
             point.allowance.begin(max(1, sum(not q.light for q in order[i:])))
             try:
                 with failures.noted(f"measuring {quantity.name!r}"):
-                    measured = yield from _work(quantity, point)
+                    measured = yield from in_step(_work(quantity, point), point.allowance)
             except OutOfTimeError as error:
                 point.allowance.lacking[quantity.name] = error.needed
                 continue

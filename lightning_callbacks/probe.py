@@ -17,13 +17,13 @@ from .allowance import Allowance
 from .batch import copy_of, probe_batches, training_loss
 from .config import Arguments
 from .displacement import Previous
-from .failures import MovedError
 from .frozen import Frozen
 from .isolation import SEED, undisturbed
 from .jacobian import Rows, Warn, jacobian_given, jacobian_in
 from .kernel_products import KernelProducts, products_of_loss, products_of_outputs
 from .manual import loss_of_optimizer
 from .newton import Optimizers, last_scaling, last_step, newton_among
+from .outcomes import MovedError
 from .point import Point
 from .second_order import Derivatives, as_vector, differentiable_twice, moved_by
 from .settings import Settings
@@ -83,12 +83,15 @@ class Probe:
         Raises:
             OutOfTimeError: there is no time for it in this pause.
         """
-        if self._batches is None or callable(self._given.probe):
-            self._batches = probe_batches(trainer, module, self._given.probe)
-        self._derivatives, self._index = None, index
-        self._frozen = Frozen(module, trained(trainer.optimizers))
-        self._sound_out(trainer, module, allowance)
-        return self._evaluated(trainer, module, settings, allowance)
+        with allowance.together():
+            if self._batches is None or callable(self._given.probe):
+                self._batches = probe_batches(trainer, module, self._given.probe)
+            self._derivatives, self._index = None, index
+            self._frozen = Frozen(module, trained(trainer.optimizers))
+            self._sound_out(trainer, module, allowance)
+        with allowance.together():
+            point = self._evaluated(trainer, module, settings, allowance)
+        return None if allowance.anywhere(point is None) else point
 
     @property
     def can_return(self) -> bool:
@@ -113,6 +116,10 @@ class Probe:
                 buffers, the batch and the random numbers.
             OutOfTimeError: there is no time for it in this pause.
         """
+        with point.allowance.together():
+            self._return_to(point, trainer, module)
+
+    def _return_to(self, point: Point, trainer: Any, module: Any) -> None:
         assert self._frozen is not None  # it has been left
         self._frozen.put()
         found = self._evaluated(trainer, module, point.settings, point.allowance)

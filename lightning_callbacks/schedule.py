@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .allowance import SAFETY, Allowance, Costs
 from .budget import Budget
 from .config import Arguments
+from .processes import Processes
+
+T = TypeVar("T")
 
 RESERVE = 0.9
 """The part of what is allowed that is planned with. Together with `SAFETY` it leaves room for a
@@ -82,19 +85,18 @@ class Schedule:
         opening = self.costs.estimate("opening")
         needed = SAFETY * (opening + unit + self.costs.estimate("closing")) + opening
         wanted = max(allowance.rest(), needed, OPENINGS * opening)
-        return self._agreed(trainer, self._has(wanted))
+        return self.agreed(trainer, self._has(wanted))
 
     def allowance(self, trainer: Any, device: torch.device | None) -> Allowance:
         """The time that a measurement that begins now may take."""
+        processes = Processes(trainer) if trainer.world_size > 1 else None
         if not self._given.bounded:
-            return Allowance()
+            return Allowance(processes=processes)
         now = self._now()
-        agree, seconds = None, None if now is None else max(self._effort(), now)
-        if trainer.world_size > 1:
-            agree = trainer.strategy.broadcast
-            seconds = agree(seconds)
-        allowance = Allowance(seconds, self.costs, device, agree)
-        allowance.step = self.budget.step_seconds or 0.0
+        seconds = None if now is None else max(self._effort(), now)
+        seconds, step = self.agreed(trainer, (seconds, self.budget.step_seconds or 0.0))
+        allowance = Allowance(seconds, self.costs, device, processes)
+        allowance.step = step
         allowance.suspend()
         return allowance
 
@@ -110,7 +112,7 @@ class Schedule:
             closing = SAFETY * self.costs.estimate("closing")
             allowance.resume(None if seconds is None else max(0.0, seconds - closing))
             try:
-                yield bool(allowance.agreed(float(full)))
+                yield allowance.shared(lambda: full)
             finally:
                 allowance.suspend()
 
@@ -147,14 +149,14 @@ class Schedule:
         if self._given.bounded:
             enough = self.budget.step_seconds is not None
             allowed = enough and self._has(self._effort())
-        return self._agreed(trainer, allowed)
+        return self.agreed(trainer, allowed)
 
-    def _agreed(self, trainer: Any, allowed: bool) -> bool:
+    def agreed(self, trainer: Any, decided: T) -> T:
         """What the first process decides for all.
 
         Clocks differ, and a mean over processes that some of them do not join would never return.
         """
-        return bool(trainer.strategy.broadcast(allowed)) if trainer.world_size > 1 else allowed
+        return Processes(trainer).from_first(decided) if trainer.world_size > 1 else decided
 
     def _now(self) -> float | None:
         """Seconds that a pause may take now, None for no limit."""

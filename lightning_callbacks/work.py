@@ -32,7 +32,22 @@ class Unit:
     count: float = 1.0
 
 
-Work = Generator[Unit, None, T]
+@dataclass(frozen=True)
+class Vote:
+    """Whether to end something that depends on the data, which all processes end together.
+
+    The answer, which is sent into the work, is whether one must end it or all would.
+
+    Attributes:
+        ends: whether this process would.
+        must: whether it has to.
+    """
+
+    ends: bool
+    must: bool
+
+
+Work = Generator[Unit | Vote, bool, T]
 """Yields a unit before each thing that takes long, and returns its result. `OutOfTimeError` is
 thrown into it where there will be no time for a unit: it then ends with what it has."""
 
@@ -43,6 +58,9 @@ class Course(Generic[T]):
     Args:
         work: not begun.
         allowance: the time that it has, which learns what its units take.
+        apart: whether this process does it apart from the others, as in the middle of a unit of
+            theirs. The clock that they share stands still meanwhile, so each unit is reckoned to
+            take what was estimated. Elsewhere the work must be in step (`in_step`).
 
     Attributes:
         done: whether it has ended.
@@ -51,10 +69,11 @@ class Course(Generic[T]):
 
     result: T
 
-    def __init__(self, work: Work[T], allowance: Allowance) -> None:
+    def __init__(self, work: Work[T], allowance: Allowance, *, apart: bool = False) -> None:
         self.done = False
         self.progressed = False
         self._work, self._allowance = work, allowance
+        self._apart = apart
         self._begun = False
         self._next: Unit | None = None
 
@@ -81,16 +100,18 @@ class Course(Generic[T]):
         while not self.done:
             unit = self._next
             assert unit is not None  # as long as it has not ended
-            needed = self._estimate(unit)
+            cost, needed = self._reckoned(unit)
             if self._allowance.fits(needed):
                 began = self._allowance.now()
                 self._resume()
                 self._allowance.costs.put(
                     unit.cost, (self._allowance.now() - began) / max(unit.count, 1.0)
                 )
+                if self._apart:
+                    self._allowance.reckon(needed)
                 self.progressed = True
             elif last and not self.progressed:
-                self._allowance.costs.relax(unit.cost)
+                self._allowance.costs.relax(cost)
                 self._resume(OutOfTimeError(needed))
             else:
                 return False
@@ -102,6 +123,12 @@ class Course(Generic[T]):
             pass
         return self.result
 
+    def _reckoned(self, unit: Unit) -> tuple[str, float]:
+        """The name of a unit's cost and what it is reckoned to take, in the first process."""
+        if self._apart:
+            return unit.cost, self._estimate(unit)
+        return self._allowance.shared(lambda: (unit.cost, self._estimate(unit)))
+
     def _estimate(self, unit: Unit) -> float:
         guess = unit.guess() if callable(unit.guess) else unit.guess
         each = self._allowance.estimate(unit.cost, guess / max(unit.count, 1.0))
@@ -109,7 +136,10 @@ class Course(Generic[T]):
 
     def _resume(self, error: OutOfTimeError | None = None) -> None:
         try:
-            self._next = self._work.send(None) if error is None else self._work.throw(error)
+            unit = next(self._work) if error is None else self._work.throw(error)
+            while isinstance(unit, Vote):  # where no other process is asked
+                unit = self._work.send(unit.ends)
+            self._next = unit
         except StopIteration as end:
             self.done, self.result, self._next = True, end.value, None
         except BaseException:
@@ -123,4 +153,4 @@ def run(work: Work[T], allowance: Allowance) -> T:
     Raises:
         OutOfTimeError: there is none for the least that it must do.
     """
-    return Course(work, allowance).finish()
+    return Course(work, allowance, apart=True).finish()

@@ -105,20 +105,6 @@ def test_without_time_for_two_products_there_is_nothing(clock):
     assert caught.value.needed == 1.0
 
 
-def test_several_processes_take_the_products_that_the_first_has_time_for(clock):
-    said = []
-
-    def first(number):  # what the first process says, which has time for seven products
-        said.append(number)
-        return number if number > 1 else float(counts.products < 7)
-
-    A, counts = slow(MATRIX, clock)
-    allowance = Allowance(1000.0, Costs(), None, first)
-    spectrum_within(A, 2e-16, allowance, exact_up_to=0, products=100, vectors=False)
-    assert counts.products == 7
-    assert said
-
-
 @pytest.mark.parametrize("loss", ["mse", "cross entropy"])
 def test_kernels_by_products_are_those_of_the_rows(loss):
     net, x = mlp(2, 6, 3), randn(5, 2, seed=3)

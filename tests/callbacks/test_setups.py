@@ -91,4 +91,4 @@ def test_training_is_the_same(setup):
 @pytest.mark.slow
 @pytest.mark.parametrize("setup", cases(list(SETUPS.values())))
 def test_every_set_up_is_the_same_under_every_monitor(setup):
-    check(setup, list(MONITORS)[:1] if setup.untimed else list(MONITORS))
+    check(setup, list(MONITORS))

@@ -71,14 +71,11 @@ def together(*between: nn.Module, **options: Any) -> Training:
     return Training(module, DataLoader(data, 4), options=options, callbacks=[State()])
 
 
-TIMED = "under bounded effort one process waits for another that has gone on, and both for ever"
-"""Seen where each process had a clock or costs of its own to decide by."""
-
 SETUPS = [
-    Setup("two processes", lambda: together(nn.Tanh()), untimed=TIMED),
+    Setup("two processes", lambda: together(nn.Tanh())),
     Setup("two processes, accumulated", lambda: together(
-        nn.Dropout(0.1), accumulate_grad_batches=2), untimed=TIMED),
+        nn.Dropout(0.1), accumulate_grad_batches=2)),
     Setup("two processes, batch norm", lambda: together(
-        nn.BatchNorm1d(5), sync_batchnorm=False), untimed=TIMED),
-    Setup("two processes, one slower", lambda: together(Identity(Slow.apply)), broken=TIMED),
+        nn.BatchNorm1d(5), sync_batchnorm=False)),
+    Setup("two processes, one slower", lambda: together(Identity(Slow.apply))),
 ]  # fmt: skip

@@ -53,7 +53,6 @@ class Setup:
         raises: what ends the user's own training, with or without a monitor.
         unmeasured: why there are no measurements, where there are none.
         broken: why the check fails today, where it does.
-        untimed: why it is only tried with full effort, where it is.
         quick: whether the set-up also belongs to the default run.
     """
 
@@ -64,5 +63,4 @@ class Setup:
     raises: str = ""
     unmeasured: str = ""
     broken: str = ""
-    untimed: str = ""
     quick: bool = False
