@@ -25,6 +25,8 @@ from torch_newton import Adaptive, RegNewton
 common = pytest.importorskip(
     "torch.testing._internal.common_optimizers", reason="PyTorch's internals have moved"
 )
+# The import forbids the whole process to set cuDNN's flags, as a deterministic Trainer does.
+vars(torch.backends)["__allow_nonbracketed_mutation_flag"] = True
 
 
 def inputs(device: str, dtype: Any = None) -> list[Any]:
