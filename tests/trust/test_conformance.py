@@ -22,11 +22,12 @@ from torch.optim.optimizer import (
 
 from torch_newton import Adaptive, RegNewton
 
-common = pytest.importorskip(
-    "torch.testing._internal.common_optimizers", reason="PyTorch's internals have moved"
-)
-# The import forbids the whole process to set cuDNN's flags, as a deterministic Trainer does.
-vars(torch.backends)["__allow_nonbracketed_mutation_flag"] = True
+with pytest.MonkeyPatch.context() as patch:
+    # The import would forbid the whole process to set cuDNN's flags, as deterministic Trainers do.
+    patch.setattr(torch.backends, "disable_global_flags", lambda: None)
+    common = pytest.importorskip(
+        "torch.testing._internal.common_optimizers", reason="PyTorch's internals have moved"
+    )
 
 
 def inputs(device: str, dtype: Any = None) -> list[Any]:
