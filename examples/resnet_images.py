@@ -7,9 +7,9 @@ says which of them it was cut from; squares to test it are cut from the right qu
 no square of the training touches. Each square has its mean subtracted and is divided by its
 standard deviation, so that brightness and contrast tell nothing.
 
-Adam wins: after 40 seconds on one core it had taken 1,093 steps and recognized 58 % of the held-out
-squares, and RegNewton had taken 78 and recognized 34 %. A step of RegNewton takes 14 times as long,
-and sees no more than one batch.
+After 40 seconds on one core RegNewton along Kronecker factors had taken 590 steps and recognized
+66 % of the held-out squares, and Adam had taken 1,592 and recognized 61 %, at the same held-out
+loss (one run of each, with other work on the machine).
 """
 
 from __future__ import annotations
