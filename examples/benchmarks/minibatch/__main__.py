@@ -16,7 +16,7 @@ from .training import Run, train
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m examples.benchmarks.minibatch", description=__doc__)
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--peers", nargs="*", default=None, help="of those that are installed")
+    parser.add_argument("--peers", nargs="+", choices=list(peers()), help="all if not given")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each run")
     parser.add_argument("--seeds", type=int, default=3, help="rates are tuned on the first")
     parser.add_argument("--threads", type=int, default=2)
