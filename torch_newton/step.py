@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,10 @@ from .linalg.solution import Stop
 
 
 class Path(enum.Enum):
-    """How the linear system of a step was solved."""
+    """How the linear system of a step was solved.
+
+    `SAMPLED_ROWS` is found in checkpoints only, of steps that `LOW_RANK` would solve today.
+    """
 
     PLAIN = "conjugate gradients"
     USER = "conjugate gradients, preconditioned by the callable given"
@@ -131,6 +135,51 @@ class Step:
     rank: int = 0
     effective_dimension: float = 0.0
     gradients: float = 0.0
+
+    @classmethod
+    def untried(
+        cls,
+        *,
+        iteration: int,
+        loss: float,
+        gradient_norm: float,
+        last: Step | None,
+        closure_calls: int,
+        scale: float,
+        width: int,
+        path: Path,
+        system: CandidateSystem,
+        products: int = 0,
+        jacobian: str = "NONE",
+        unread: tuple[str, ...] = (),
+    ) -> Step:
+        """The record as it stands before the first attempt, with the lambda of the last step of
+        the same system.
+        """
+        return cls(
+            iteration=iteration,
+            loss=loss,
+            loss_after=loss,
+            gradient_norm=gradient_norm,
+            damping=0.0 if last is None else last.damping,
+            ratio=math.nan,
+            accepted=False,
+            corrected=False,
+            attempts=0,
+            cg_iterations=0,
+            products=products,
+            closure_calls=closure_calls,
+            stop=Stop.STATIONARY,
+            negative_curvature=False,
+            curvature_min=math.inf,
+            step_length=0.0,
+            scale=scale,
+            width=width,
+            path=path,
+            system=system,
+            jacobian=jacobian,
+            unread=unread,
+        )
 
     @property
     def arm(self) -> CandidateSystem:

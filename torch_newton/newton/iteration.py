@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,6 @@ from ..closure.start import Start, refuse_counting, start
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization, linearize
 from ..damping import DampingContext, width
-from ..linalg.solution import Stop
 from ..preconditioners.scaling import Scaling
 from ..step import CandidateSystem, Step
 from ..warning import Once
@@ -198,27 +196,17 @@ class Iteration:
     ) -> Step:
         """The record of the step as it stands before the first attempt."""
         reading = at.reading
-        return Step(
+        return Step.untried(
             iteration=self.memory.steps + 1,
             loss=at.start.loss,
-            loss_after=at.start.loss,
             gradient_norm=model.gradient_norm,
-            damping=0.0 if last is None else last.damping,
-            ratio=math.nan,
-            accepted=False,
-            corrected=False,
-            attempts=0,
-            cg_iterations=0,
-            products=model.products,
+            last=last,
             closure_calls=self.evaluator.calls,
-            stop=Stop.STATIONARY,
-            negative_curvature=False,
-            curvature_min=math.inf,
-            step_length=0.0,
             scale=context.curvature,
             width=context.width,
             path=model.path,
             system=system,
+            products=model.products,
             jacobian="NONE" if reading is None else reading.rung.name,
             unread=at.unread,
         )

@@ -35,7 +35,6 @@ from ..graph.outer_products import draw
 from ..graph.output_change import OutputChange
 from ..graph.random_root import OutputRoot, output_roots
 from ..linalg.flat import flatten, norm, unflatten
-from ..linalg.solution import Stop
 from ..preconditioners.kronecker import KroneckerFactored
 from ..step import CandidateSystem, Path, Step
 from ..warning import Once
@@ -157,24 +156,12 @@ class StochasticIteration:
 
     def _opening(self, begin: Start, context: DampingContext) -> Step:
         """The record of the step before the first attempt."""
-        last = self.memory.of(self._system).last
-        return Step(
+        return Step.untried(
             iteration=self.memory.steps + 1,
             loss=begin.loss,
-            loss_after=begin.loss,
             gradient_norm=norm(begin.gradient),
-            damping=0.0 if last is None else last.damping,
-            ratio=math.nan,
-            accepted=False,
-            corrected=False,
-            attempts=0,
-            cg_iterations=0,
-            products=0,
+            last=self.memory.of(self._system).last,
             closure_calls=self.evaluator.calls,
-            stop=Stop.STATIONARY,
-            negative_curvature=False,
-            curvature_min=math.inf,
-            step_length=0.0,
             scale=context.curvature,
             width=context.width,
             path=Path.KRONECKER,

@@ -103,11 +103,6 @@ class LowRankSpace:
         """Whether its matrix is that of all parameters, and of the loss's own Q."""
         return self.shift is None and self.exact
 
-    @property
-    def rounded(self) -> bool:
-        """Whether the rows came in a lower precision than that of the system: never."""
-        return False
-
     @cached_property
     def cholesky(self) -> PivotedCholesky:
         """The factor of the kernel, which grows as lambda falls."""
@@ -147,7 +142,7 @@ class LowRankSpace:
     def kept(self) -> tuple[int, ...]:
         """The rows to propose at the next step: as many as the last lambda called for.
 
-        None where they are many more than it takes, as rows of another batch come to be.
+        None of them where they are many more than it takes, as rows of another batch come to be.
         """
         factor = self.cholesky
         if not factor.rank:

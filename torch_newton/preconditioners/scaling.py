@@ -53,6 +53,11 @@ LIFT = 2.0
 """Factor in `Scaling.limited` beyond the square of the excess. A step that is damped alone is as
 long as 1 / D, and one that rows also hold back is nearer to the root of that."""
 
+MOST = 1e6
+"""Excess that is undone at once: the square of a larger one overflows in single precision, and a D
+that is infinite would keep its tensor from ever moving again. What is left is undone by the next
+of `LIFTS`."""
+
 NAMES = ("scaling_rows", "scaling_columns")
 """Where an optimizer's state keeps the tensors of a part; the first alone is the diagonal."""
 
@@ -149,7 +154,8 @@ class Scaling:
         """
         sizes = [param.numel() for param in self.like]
         own = [_rms(param.detach()) for param in self.like]
-        whole = _rms(torch.cat([param.detach().reshape(-1) for param in self.like]))
+        squares = sum(size * rms * rms for size, rms in zip(sizes, own, strict=True))
+        whole = math.sqrt(squares / max(sum(sizes), 1))
         moves = [0.0] * len(sizes)
         for direction in directions:
             pieces = torch.split(direction, sizes)
@@ -161,7 +167,7 @@ class Scaling:
         if not max(excess) > 1 or not all(map(math.isfinite, excess)):
             return None
         parts = [
-            part if root is None or by <= 1 else _lifted(root, LIFT * by**2)
+            part if root is None or by <= 1 else _lifted(root, LIFT * min(by, MOST) ** 2)
             for part, root, by in zip(self.parts, self.roots, excess, strict=True)
         ]
         return Scaling(parts, self.like)
