@@ -163,3 +163,34 @@ def test_a_first_layer_of_high_frequency_is_no_obstacle(seed: int) -> None:
         return loss().item()
 
     assert loss_after(25, "jacobian") < 1e-3 * loss_after(25, None)
+
+
+def scaled(dtype: torch.dtype) -> Scaling:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).to(dtype)
+    params = list(net.parameters())
+    loss = net(torch.linspace(-1, 1, 20, dtype=dtype).reshape(10, 2)).square().mean()
+    space = function_space(find_residuals(loss), params)
+    assert space is not None
+    return Scaling.of(space.jacobian)
+
+
+def test_d_is_enlarged_for_a_tensor_that_would_move_too_far_and_for_no_other() -> None:
+    scaling = scaled(torch.float64)
+    first, rest = scaling.like[0].numel(), sum(p.numel() for p in scaling.like[1:])
+    assert scaling.limited([torch.full((first + rest,), 1e-3)]) is None
+    far = torch.cat([torch.full((first,), 1e3), torch.zeros(rest)])
+    larger = scaling.limited([far])
+    assert larger is not None
+    assert bool((larger.vector[:first] < scaling.vector[:first]).all())
+    assert_close(larger.vector[first:], scaling.vector[first:], 1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "length"), [(torch.float32, 1e20), (torch.float64, 1e150)])
+def test_no_excess_makes_d_infinite(dtype: torch.dtype, length: float) -> None:
+    scaling = scaled(dtype)
+    size = sum(p.numel() for p in scaling.like)
+    larger = scaling.limited([torch.full((size,), length, dtype=torch.float64)])
+    assert larger is not None
+    assert bool((larger.vector > 0).all())
+    assert all(bool(part.isfinite().all()) for parts in larger.parts for part in parts or ())
