@@ -58,7 +58,32 @@ CASES: dict[str, dict[str, Any]] = {
     "undamped": {"curvature": "gauss_newton", "damping": 0.0, "lr": 0.5},
     "accumulated": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
     "accumulated_inside": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
+    "accumulated_rows": {"damping": 5.0, "max_memory": 5000, "cg_tol": 1e-13},
+    "low_rank": {"curvature": "gauss_newton", "max_memory": 5000},
+    "low_rank_unused": {"curvature": "gauss_newton", "max_memory": 5000},
+    "low_rank_hessian": {"curvature": "hessian", "max_memory": 5000},
+    "primal_low_rank": {"curvature": "gauss_newton", "max_memory": 20000},
+    "least_memory": {"curvature": "gauss_newton", "max_memory": 5000},
+    "sampled_rows": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "sampled_rows"},
+    "nystrom": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "nystrom"},
+    "kronecker_rows": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "kronecker"},
+    "empty": {},
+    "empty_low_rank": {"curvature": "gauss_newton", "max_memory": 2000},
+    "primal_empty": {},
+    "sequences": {},
+    "primal_sequences": {"curvature": "gauss_newton"},
+    "table": {},
+    "primal_table": {"curvature": "gauss_newton"},
+    "low_rank_table": {"curvature": "gauss_newton", "max_memory": 5000},
+    "static_graph": {},
+    "bucket_view": {},
 }
+
+WRAPPED: dict[str, dict[str, Any]] = {
+    "static_graph": {"static_graph": True},
+    "bucket_view": {"gradient_as_bucket_view": True},
+}
+"""Options of `DistributedDataParallel`."""
 
 
 TALL = ("primal", "undamped")
@@ -68,11 +93,42 @@ TALL = ("primal", "undamped")
 def rows_of(case: str, rank: int) -> int:
     if case.startswith(TALL):
         return 40 + 30 * rank if case == "primal_uneven" else 40
+    if "empty" in case:
+        return 0 if rank == 1 else 10
     return 7 + 5 * rank if case.startswith("uneven") else 10
 
 
+class Sequences(nn.Module):
+    """Uses its weights at each place of a sequence, or has a table of what may stand there."""
+
+    def __init__(self, table: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        first = nn.Embedding(7, 2) if table else nn.Linear(2, 3)
+        self.net = nn.Sequential(first, nn.Tanh(), nn.Linear(2 if table else 3, 3)).to(DTYPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(x).mean(1)
+        return result
+
+
+def sequences(case: str, model: nn.Module, rank: int) -> Tensor:
+    """The loss of sequences that are longer on higher ranks."""
+    rows, length = rows_of(case, rank), 3 + rank
+    random = torch.Generator().manual_seed(rank)
+    x = torch.randn(rows, length, 2, generator=random, dtype=DTYPE)
+    if case.endswith("table"):
+        x = torch.randint(7, (rows, length), generator=random)
+    y = torch.randn(rows, 3, generator=random, dtype=DTYPE)
+    return functional.mse_loss(model(x), y)
+
+
 def loss_of(case: str, model: nn.Module, rank: int, seed: int = 0) -> Tensor:
+    if case.endswith(("sequences", "table")):
+        return sequences(case, model, rank)
     x, y, label = batch(rows_of(case, rank), 10 * rank + 1000 * seed)
+    if "empty" in case:
+        return functional.mse_loss(model(x)[:, :1], y, reduction="sum") / 10
     if case == "cross_entropy":
         return functional.cross_entropy(model(x), label)
     return functional.mse_loss(model(x)[:, :1], y)
@@ -95,6 +151,8 @@ class Unused(nn.Module):
 
 def model_of(case: str, rank: int | None) -> nn.Module:
     small = case.startswith(TALL)
+    if case.endswith(("sequences", "table")):
+        return Sequences(case.endswith("table"))
     return Unused(rank, small) if case.endswith("unused") else network(3, small=small)
 
 
@@ -124,7 +182,17 @@ def together(case: str, world: int) -> list[Tensor]:
         else:
             optimizer.step(closure)
         path.append(flat(model))
+    note(case, optimizer)
     return path
+
+
+SOLVED: dict[str, tuple[str, int]] = {}
+"""How the last step of a case was solved, and with which rank."""
+
+
+def note(case: str, optimizer: RegNewton) -> None:
+    assert optimizer.last_step is not None
+    SOLVED[case] = (optimizer.last_step.path.name, optimizer.last_step.rank)
 
 
 def micro_batches(case: str, model: nn.Module, optimizer: RegNewton, world: int, step: int) -> None:
@@ -133,11 +201,11 @@ def micro_batches(case: str, model: nn.Module, optimizer: RegNewton, world: int,
         [loss_of(case, model, rank, seed) for rank in range(world)]
     ).mean()
     optimizer.zero_grad()
-    if case == "accumulated":
+    if case != "accumulated_inside":
         losses(2 * step).backward()
 
     def closure() -> Tensor:
-        if case == "accumulated":
+        if case != "accumulated_inside":
             loss = losses(2 * step + 1)
         else:
             optimizer.zero_grad()
@@ -159,8 +227,12 @@ def flat(model: nn.Module) -> Tensor:
 
 def apart(case: str, rank: int) -> list[Tensor]:
     inner = model_of(case, rank)
-    model = DistributedDataParallel(inner, find_unused_parameters=case.endswith("unused"))
-    optimizer = RegNewton(model.parameters(), **CASES[case])
+    unused = case.endswith("unused")
+    model = DistributedDataParallel(inner, find_unused_parameters=unused, **WRAPPED.get(case, {}))
+    options = CASES[case]
+    if case == "least_memory" and rank != 1:
+        options = options | {"max_memory": None}
+    optimizer = RegNewton(model.parameters(), **options)
     path = []
     for step in range(STEPS):
 
@@ -182,7 +254,7 @@ def apart(case: str, rank: int) -> list[Tensor]:
                 loss_of(case, model, rank, 2 * step).backward()
             loss_of(case, model, rank, 2 * step + 1).backward()
 
-        if case == "accumulated":
+        if case in ("accumulated", "accumulated_rows"):
             optimizer.zero_grad()
             with model.no_sync():
                 loss_of(case, model, rank, 2 * step).backward()
@@ -192,6 +264,7 @@ def apart(case: str, rank: int) -> list[Tensor]:
         else:
             optimizer.step(closure)
         path.append(flat(inner))
+    note(case, optimizer)
     return path
 
 
@@ -428,6 +501,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         timeout=timedelta(seconds=120),
     )
     results: dict[str, Any] = {case: apart(case, rank) for case in CASES}
+    results["solved"] = dict(SOLVED)
     for case in (*SETUPS, *FAILURES):
         results[case] = error_of(case, rank)
         dist.barrier()

@@ -70,6 +70,12 @@ def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) 
             rtol = 1e-9 if case == "undamped" else 0
             torch.testing.assert_close(found[0], expected[step], rtol=rtol, atol=tol)
     assert not torch.equal(expected[0], expected[-1])
+    how = ddp_worker.SOLVED[case]
+    assert all(results["solved"][case] == how for results in ranks)
+    if "low_rank" in case or case in ("least_memory", "accumulated_rows"):
+        assert how[0] == "LOW_RANK"
+        # Under the exact Hessian a step does not say of which rank its preconditioner was.
+        assert how[1] >= 5 or ddp_worker.CASES[case].get("curvature") != "gauss_newton"
 
 
 def test_batches_are_counted_once(ranks: list[dict[str, Any]]) -> None:
@@ -115,12 +121,12 @@ def test_a_step_exchanges_what_the_page_on_costs_says(
         found = rank["exchanged"][case]
         step, shapes, rows = found["step"], found["shapes"], found["rows"]
         P = sum(math.prod(shape) for shape in shapes)
-        # The gradient, and which parameters are used; how many rows there are passes for a flag.
+        # The gradient, and which parameters are used.
         numbers = P + len(shapes)
         if step["path"] == "PLAIN":
             numbers += step["products"] * P
         else:
-            numbers += 4 * len(shapes) + rows  # kinds of factors, target
+            numbers += 4 + 4 * len(shapes) + rows  # what the ranks have, kinds of factors, target
             sides = sum(a + b for a, b in (shape for shape in shapes if len(shape) == 2))
             if case.startswith("primal"):
                 # J^T J, anew for each larger D, and J^T t; J d of each direct step; and the product
