@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -12,10 +15,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_newton import LinearOperator, RegNewton
+from torch_newton.closure.distributed import RankError, Ranks
 from torch_newton.preconditioners.scaling import Scaling
 
 STEPS = 6
@@ -268,7 +275,7 @@ def apart(case: str, rank: int) -> list[Tensor]:
     return path
 
 
-SETUPS = ("unwrapped", "no_sync")
+SETUPS = ("unwrapped", "no_sync", "an infinite gradient")
 FAILURES: dict[str, str] = {
     "nan": "NonFiniteLossError",
     "raises": "ArithmeticError",
@@ -279,8 +286,32 @@ FAILURES: dict[str, str] = {
     "raises in a preconditioner": "ArithmeticError",
     "raises in a gradient of a difference": "MemoryError",
     "raises in an observer": "ArithmeticError",
+    "raises in a backward pass": "ArithmeticError",
+    "raises in a product": "ArithmeticError",
+    "has no memory for an exchange": "MemoryError",
+    "is interrupted while it waits": "KeyboardInterrupt",
 }
 """What happens on the second rank, and what it raises there."""
+
+
+class Fails(torch.autograd.Function):
+    """The identity, whose derivative of a given order raises."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: int) -> Tensor:
+        ctx.order = order
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.order <= 1:
+            raise ArithmeticError("broken derivative")
+        found: Tensor = Fails.apply(grad, ctx.order - 1)  # type: ignore[no-untyped-call]
+        return found, None
+
+
+ORDERS = {"raises in a backward pass": 1, "raises in a product": 2}
+"""Of the derivative of the loss that fails."""
 
 
 class Broken:
@@ -303,6 +334,8 @@ class Broken:
 def options_of(case: str, rank: int) -> dict[str, Any]:
     if case == "raises in a preconditioner":
         return {"preconditioner": Broken(rank)}
+    if case == "raises in a product":
+        return {"curvature": "hessian", "hvp": "exact"}
     return {"hvp": "finite_difference"} if "difference" in case else {}
 
 
@@ -319,8 +352,49 @@ def fail(case: str, rank: int, calls: int) -> None:
         raise KeyboardInterrupt
 
 
-def error_of(case: str, rank: int) -> tuple[str, float]:
-    """The message of a set-up that cannot work, and after how many seconds it came."""
+def fail_in_an_exchange(case: str, rank: int, patch: pytest.MonkeyPatch) -> None:
+    """Let sums over the ranks begin with an interrupt on this rank, or without memory."""
+    total = Ranks.total
+
+    def late(ranks: Ranks, tensor: Tensor) -> Tensor:
+        if rank == 1:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            time.sleep(1)  # so that the other one is interrupted while it waits for this one
+        return total(ranks, tensor)
+
+    def exhausted(*args: Any, **options: Any) -> Tensor:
+        raise MemoryError("no memory")
+
+    if case == "is interrupted while it waits":
+        patch.setattr(Ranks, "total", late)
+    if case == "has no memory for an exchange" and rank == 1:
+        patch.setattr(Tensor, "clone", exhausted)
+
+
+def sharded(kind: str, world: int) -> str:
+    """What is raised where each rank holds a part of every parameter."""
+    mesh = init_device_mesh("cpu", (world,))
+    model: nn.Module = network(3)
+    if kind == "fully_shard":
+        fully_shard(model, mesh=mesh)
+    elif kind == "FullyShardedDataParallel":
+        model = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+    else:
+        parallelize_module(model, mesh, {"0": ColwiseParallel()})
+    try:
+        optimizer = RegNewton(model.parameters())
+        optimizer.step(lambda: loss_of("auto", model, 0))
+    except (TypeError, RankError) as error:
+        return str(error)
+    return "no error"
+
+
+SHARDED = ("fully_shard", "FullyShardedDataParallel", "tensor parallelism")
+
+
+def error_of(case: str, rank: int) -> tuple[str, float, Tensor]:
+    """The message of a set-up that cannot work, after how many seconds it came, parameters."""
     inner = network(3, norm=case in SETUPS)
     model = DistributedDataParallel(inner)
     optimizer = RegNewton(inner.parameters(), **options_of(case, rank))
@@ -334,6 +408,7 @@ def error_of(case: str, rank: int) -> tuple[str, float]:
         patch.setattr("torch_newton.curvature.linearization.read_residuals", broken)
     if rank == 1 and case == "raises in an observer":
         optimizer.register_observer(broken)
+    fail_in_an_exchange(case, rank, patch)
 
     def closure() -> Tensor:
         nonlocal calls
@@ -345,6 +420,11 @@ def error_of(case: str, rank: int) -> tuple[str, float]:
             loss = loss * float("nan")
         if case == "raises" and rank == 1:
             raise ArithmeticError("broken batch")
+        if case in ORDERS and rank == 1:
+            # Squared, so that what comes back to it depends on the parameters.
+            loss = Fails.apply(loss, ORDERS[case]).square()  # type: ignore[no-untyped-call]
+        if case == "an infinite gradient" and rank == 1:
+            loss = loss + (inner[0].weight - inner[0].weight.detach()).square().sum().sqrt()
         loss.backward()
         return loss
 
@@ -365,7 +445,7 @@ def error_of(case: str, rank: int) -> tuple[str, float]:
         message = "no error"
     finally:
         patch.undo()
-    return message, time.monotonic() - start
+    return message, time.monotonic() - start, flat(inner)
 
 
 COUNTED: dict[str, dict[str, Any]] = {
@@ -505,6 +585,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     for case in (*SETUPS, *FAILURES):
         results[case] = error_of(case, rank)
         dist.barrier()
+    results["sharded"] = {kind: sharded(kind, world) for kind in SHARDED}
     results["exchanged"] = {case: exchanged(case, rank) for case in COUNTED}
     results["batch_norm"] = batch_norm(rank)
     results["kronecker"] = kronecker(rank)

@@ -85,18 +85,19 @@ def test_batches_are_counted_once(ranks: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "says"),
+    ("case", "kind", "says"),
     [
-        ("unwrapped", "has not called a DistributedDataParallel model"),
-        ("no_sync", "leave no_sync() for the last micro-batch"),
+        ("unwrapped", "RankError", "has not called a DistributedDataParallel model"),
+        ("no_sync", "RankError", "leave no_sync() for the last micro-batch"),
+        ("an infinite gradient", "NonFiniteLossError", "the gradient is not finite"),
     ],
 )
-def test_a_set_up_that_would_step_each_rank_for_itself(
-    ranks: list[dict[str, Any]], case: str, says: str
+def test_what_no_rank_can_step_with_is_the_same_error_on_all(
+    ranks: list[dict[str, Any]], case: str, kind: str, says: str
 ) -> None:
     for results in ranks:
-        message, _ = results[case]
-        assert message.startswith("RankError")
+        message = results[case][0]
+        assert message.startswith(kind)
         assert says in message
         assert "(and moved)" not in message
 
@@ -111,6 +112,12 @@ def test_a_failure_on_one_rank_stops_all_within_seconds(
     assert not any("(and moved)" in message for message in messages)
     # Those who wait for a rank that never answers do so for the two minutes of the worker.
     assert all(results[case][1] < 20 for results in ranks)
+    assert all(torch.equal(results[case][2], ranks[0][case][2]) for results in ranks)
+
+
+@pytest.mark.parametrize("kind", ddp_worker.SHARDED)
+def test_parameters_in_parts_are_refused(ranks: list[dict[str, Any]], kind: str) -> None:
+    assert all("use DistributedDataParallel" in results["sharded"][kind] for results in ranks)
 
 
 @pytest.mark.parametrize("case", ddp_worker.COUNTED)
