@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torch_newton import LinearOperator, RegNewton
 from torch_newton.closure.distributed import RankError, Ranks
+from torch_newton.closure.shared_rows import SharedJacobian
 from torch_newton.preconditioners.scaling import Scaling
 
 STEPS = 6
@@ -453,6 +454,9 @@ COUNTED: dict[str, dict[str, Any]] = {
     "rows gathered": {"curvature": "gauss_newton", "scaling": None},
     "primal, rows apart": {"curvature": "gauss_newton", "scaling": None},
     "primal, rows apart, scaled": {"curvature": "gauss_newton", "scaling": "jacobian"},
+    "rows gathered, exact": {"curvature": "hessian", "scaling": None, "hvp": "exact"},
+    "low rank": {"curvature": "gauss_newton", "max_memory": 5000},
+    "kronecker": {"curvature": "kronecker"},
 }
 
 
@@ -484,6 +488,14 @@ def exchanged(case: str, rank: int) -> dict[str, Any]:
         return larger
 
     patch.setattr(Scaling, "limited", lifting)
+    take, taken = SharedJacobian.take, 0
+
+    def taking(jacobian: SharedJacobian, index: Tensor, scale: Tensor) -> Any:
+        nonlocal taken
+        taken += len(index)
+        return take(jacobian, index, scale)
+
+    patch.setattr(SharedJacobian, "take", taking)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -500,10 +512,16 @@ def exchanged(case: str, rank: int) -> dict[str, Any]:
         "flags": flags,
         "bytes": sum(sizes) - 16 * flags,
         "exchanges": len(sizes) - flags,
-        "step": {"products": step.products, "attempts": step.attempts, "path": step.path.name},
+        "step": {
+            "products": step.products,
+            "attempts": step.attempts,
+            "path": step.path.name,
+            "rank": step.rank,
+        },
         "shapes": [tuple(param.shape) for param in inner.parameters()],
         "rows": rows_of(case, 0),
         "lifts": lifts,
+        "taken": taken,
     }
 
 

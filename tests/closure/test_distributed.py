@@ -126,27 +126,42 @@ def test_a_step_exchanges_what_the_page_on_costs_says(
 ) -> None:
     for rank in ranks:
         found = rank["exchanged"][case]
-        step, shapes, rows = found["step"], found["shapes"], found["rows"]
-        P = sum(math.prod(shape) for shape in shapes)
+        P = sum(math.prod(shape) for shape in found["shapes"])
         # The gradient, and which parameters are used.
-        numbers = P + len(shapes)
-        if step["path"] == "PLAIN":
-            numbers += step["products"] * P
-        else:
-            numbers += 4 + 4 * len(shapes) + rows  # what the ranks have, kinds of factors, target
-            sides = sum(a + b for a, b in (shape for shape in shapes if len(shape) == 2))
-            if case.startswith("primal"):
-                # J^T J, anew for each larger D, and J^T t; J d of each direct step; and the product
-                # that measures A.
-                solves = step["attempts"] + found["lifts"]
-                numbers += (1 + found["lifts"]) * P**2 + P + solves * rows
-                numbers += (step["products"] - solves) * P
-            else:
-                numbers += rows * sides
-            if case.endswith("scaled"):
-                numbers += sides + sum(shape[0] for shape in shapes if len(shape) == 1)
+        numbers = P + len(found["shapes"]) + exchanged(case, found, P)
         assert found["bytes"] == 8 * numbers
-        assert found["flags"] <= found["exchanges"] + 12
+        # Losses, and decisions; along Kronecker factors also curvatures along directions.
+        more = 16 if case == "kronecker" else 12
+        assert found["flags"] <= found["exchanges"] + more
+
+
+def exchanged(case: str, found: dict[str, Any], P: int) -> int:
+    """Numbers that a step gives away besides its gradient, as .docs/cost.md says."""
+    step, shapes, rows = found["step"], found["shapes"], found["rows"]
+    weights = [shape for shape in shapes if len(shape) == 2]
+    sides = sum(a + b for a, b in weights)
+    if step["path"] == "KRONECKER":
+        # Both factors and D, of a weight with its bias beside it, and the weight of its products.
+        return sum(a**2 + (b + 1) ** 2 + a * (b + 1) + 1 for a, b in weights)
+    if step["path"] == "PLAIN":
+        return step["products"] * P
+    numbers = 4 + 4 * len(shapes) + rows  # what the ranks have, kinds of factors, target
+    if step["path"] == "LOW_RANK":
+        # The norms of rows, columns of the kernel, the rows that were looked at; and products.
+        numbers += rows + rows * step["rank"] + found["taken"] * sides
+        return numbers + step["products"] * P
+    if case.startswith("primal"):
+        # J^T J, anew for each larger D, and J^T t; J d of each direct step; and the product that
+        # measures A.
+        solves = step["attempts"] + found["lifts"]
+        numbers += (1 + found["lifts"]) * P**2 + P + solves * rows
+        numbers += (step["products"] - solves) * P
+    else:
+        numbers += rows * sides
+        numbers += step["products"] * P if case.endswith("exact") else 0
+    if case.endswith("scaled"):
+        numbers += sides + sum(shape[0] for shape in shapes if len(shape) == 1)
+    return numbers
 
 
 def test_a_trial_that_is_not_defined_on_one_rank_is_refused_on_all(
