@@ -297,6 +297,14 @@ class Point:
         self.loss = other.loss
         self.read_hessian, self.read_jacobian = other.read_hessian, other.read_jacobian
         self.read_kernel, self.evaluate = other.read_kernel, other.evaluate
+        other.close()
+
+    def close(self) -> None:
+        """Give up everything: what is read later refers to the point, and holds it in a cycle.
+
+        Its tensors would be freed when the garbage collector runs, which counts objects, not bytes.
+        """
+        vars(self).clear()
 
     @cached_property
     def _jacobian_if_affordable(self) -> Rows | None:
