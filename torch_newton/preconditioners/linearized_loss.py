@@ -7,7 +7,7 @@ model of the loss is :math:`|\hat J d + t|^2 / 2` but for a constant.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class LinearizedLoss:
         target_at: the target of the loss at another point, with the Q of this one; None where
             the loss is made of other terms there, and where parameters are left out.
         shift: see `left_out.shift_of`.
-        reading: how the Jacobian was read.
+        reading: how the Jacobian was read; without the rows, which are in `jacobian`.
         exact: whether Q is the loss's own, rather than a matrix above it.
     """
 
@@ -156,9 +156,9 @@ def _linearize(
         # Where outputs also move with the parameters that are left out, or Q is another, a target
         # elsewhere says nothing of second order.
         target_at = _nowhere
-    return reading, LinearizedLoss(
-        reading.jacobian, target, gradient, target_at, shift, reading, exact
-    )
+    # Not the rows a second time, which are of another precision where they are solved with.
+    how = replace(reading, jacobian=None)
+    return reading, LinearizedLoss(reading.jacobian, target, gradient, target_at, shift, how, exact)
 
 
 def _nowhere(loss: Tensor) -> None:
