@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch_newton.linalg.lanczos import Process
 
 from .allowance import Allowance, OutOfTimeError
 from .forming import formed, small_enough
-from .spectrum import FAILURES, Spectrum, dense_spectrum
+from .spectrum import FAILURES, Spectrum, dense_spectrum, known_to
 from .work import Unit, Vote, Work, run
 
 LEAST = 2
@@ -104,7 +104,8 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
         if full:
             more, lengths = yield from _density_work(H, allowance)
             processes, squares = (more, lengths) if more else (processes, squares)
-        return Spectrum(extremes, density_of(processes, squares).below(0.0), rounding)
+        density = known_to(density_of(processes, squares), rounding)
+        return Spectrum(extremes, density.below(0.0), rounding)
     except FAILURES:
         return None
 
@@ -289,14 +290,10 @@ def _rounded(extremes: Extremes, epsilon: float, asymmetry: float = 0.0) -> tupl
     rounding = max(extremes.products * epsilon * norm, asymmetry)
     return (
         Extremes(
-            _widened(extremes.smallest, rounding),
-            _widened(extremes.largest, rounding),
+            extremes.smallest.widened(rounding),
+            extremes.largest.widened(rounding),
             extremes.products,
             extremes.lowest - rounding,
         ),
         rounding,
     )
-
-
-def _widened(eigenvalue: Eigenvalue, rounding: float) -> Eigenvalue:
-    return replace(eigenvalue, error_bound=eigenvalue.error_bound + rounding)

@@ -126,7 +126,7 @@ class Point:
     @property
     def epsilon(self) -> float:
         """The unit of rounding of the arithmetic behind the derivatives."""
-        return max(torch.finfo(self.gradient.dtype).eps, self.settings.rounding)
+        return max(torch.finfo(self.params[0].dtype).eps, self.settings.rounding)
 
     @cached_property
     def finite(self) -> bool:

@@ -74,8 +74,8 @@ class Step:
     Attributes:
         iteration: 1 for the first step.
         loss: L before the step.
-        loss_after: L at the point tried last, on the same batch with the same random state; NaN
-            where a mini-batch step was taken untried.
+        loss_after: L after the step, on the same batch with the same random state: `loss` where
+            the step was refused, NaN where a mini-batch step was taken untried.
         gradient_norm: |g|, Euclidean.
         damping: lambda; absolute where the damping is lambda I, a pure number where
             it is lambda D.

@@ -38,6 +38,14 @@ class Factor:
         """
         return id(self.left)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it consists of, each with R entries along its first dimension."""
+        return (self.left,) if self.right is None else (self.left, self.right)
+
+    def made_of(self, left: Tensor, other: Tensor | None = None) -> Factor:
+        """A factor of other rows, of the same kind, from what `tensors` gives of it."""
+        return Factor(left, other)
+
     def matvec(self, v: Tensor) -> Tensor:
         """J v, R entries, for v of a b entries."""
         if self.right is None:

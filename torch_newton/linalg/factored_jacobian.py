@@ -156,11 +156,30 @@ class FactoredJacobian(LinearOperator):
             if factor.layer not in lefts:
                 lefts[factor.layer] = f(factor.left)
             factors.append(factor.with_left(lefts[factor.layer], dtype))
+        return self.with_factors(factors)
+
+    def with_factors(self, factors: list[Factor | None]) -> FactoredJacobian:
+        """The same rows, of other factors."""
         return FactoredJacobian(factors, self.like, self.rows)
 
+    @property
+    def at_hand(self) -> FactoredJacobian:
+        """The rows that this process holds, whose factors are `factors`: all, unless processes
+        share them.
+        """
+        return self
+
     def over_all_rows(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over the rows at hand as sums over all rows, which processes may share."""
+        """Sums over the rows at hand as sums over all rows."""
         return list(sums)
+
+    def of_all_rows(self, part: Tensor) -> Tensor:
+        """What is known of each row at hand, one below the other, of all rows."""
+        return part
+
+    def normal(self) -> LinearOperator:
+        """J^T J, P x P, by its products."""
+        return self.T @ self
 
     def dense(self) -> Tensor:
         """J, R x P."""

@@ -47,6 +47,12 @@ class IndexedFactor(Factor):
         first = torch.zeros_like(index).scatter_(1, slot, index)
         return cls(summed[:, :kept], None, index=first[:, :kept], number=number)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.left, self.index
+
+    def made_of(self, left: Tensor, other: Tensor | None = None) -> IndexedFactor:
+        return replace(self, left=left, index=self.index if other is None else other)
+
     def matvec(self, v: Tensor) -> Tensor:
         """J v, R entries, for v of n b entries."""
         return (v.reshape(self.number, -1)[self.index] * self.left).sum((1, 2))

@@ -108,7 +108,7 @@ class TrustRegionSearch:
         moved = attempt.direction if accepted else None
         step = replace(
             step,
-            loss_after=attempt.loss,
+            loss_after=step.loss if moved is None else attempt.loss,
             damping=damping,  # where all were refused, what the last taught the next step
             ratio=attempt.ratio,
             accepted=accepted,

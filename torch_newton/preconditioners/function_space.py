@@ -118,7 +118,8 @@ class FunctionSpace:
         """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
             return self.jacobian.gram()
-        return normal_matrix(self.jacobian)
+        (total,) = self.jacobian.over_all_rows([normal_matrix(self.jacobian.at_hand)])
+        return total
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
@@ -161,7 +162,7 @@ class FunctionSpace:
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P; without the parameters that are left out."""
-        return self.jacobian.T @ self.jacobian
+        return self.jacobian.normal()
 
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of `gram`, of the parameters that were read."""
