@@ -167,3 +167,11 @@ def test_pages_are_in_the_table_of_contents() -> None:
     contents = (ROOT / ".docs" / "mkdocs.yml").read_text()
     for page in PAGES.rglob("*.md"):
         assert f" {page.relative_to(PAGES).as_posix()}{os.linesep}" in contents, page
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    version = re.search(r'^version = "([^"]+)"', project, re.M)
+    assert version is not None
+    assert f"version: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
