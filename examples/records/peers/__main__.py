@@ -23,6 +23,7 @@ from .equations import EQUATIONS
 from .methods import METHODS
 
 SPACING = 1.01  # as in `runner`
+WARM_UP = 3  # the state that a first call returns may have other weak types, and be compiled anew
 
 
 def run(problem: Problem, method: str, seed: int, budget: float) -> Run:
@@ -44,10 +45,13 @@ def run(problem: Problem, method: str, seed: int, budget: float) -> Run:
         common = {"fn": loss, "args": None, "options": {}, "tags": frozenset()}
         step = equinox.filter_jit(equinox.Partial(solver.step, **common))
         value = jax.jit(inside.loss)
-        state = solver.init(loss, inside.params, None, {}, shape, None, frozenset())
-        params = inside.params
-        # The first call compiles; what it computes is thrown away.
-        jax.block_until_ready((step(y=params, state=state), value(params)))
+        first = solver.init(loss, inside.params, None, {}, shape, None, frozenset())
+        # What is computed while compiling is thrown away.
+        params, state = inside.params, first
+        for _ in range(WARM_UP):
+            params, state, _ = jax.block_until_ready(step(y=params, state=state))
+        jax.block_until_ready(value(params))
+        params, state = inside.params, first
         record.compiled = time.perf_counter() - begin
         clock, calls = Clock(), 0
         while clock.seconds < budget:
