@@ -47,6 +47,7 @@ class Look:
         vectors: whether eigenvectors are wanted of a matrix that is formed.
         asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
             than rounding.
+        known: first steps of a Lanczos process of which the products are known already.
     """
 
     epsilon: float
@@ -54,6 +55,7 @@ class Look:
     products: int
     vectors: bool
     asymmetry: float = 0.0
+    known: int = 0
 
 
 def spectrum_within(
@@ -96,7 +98,9 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
         product = allowance.estimate("product")
         full = allowance.plans((look.products + DENSITY_PRODUCTS) * product)
         allowance.reduced |= not full or H.shape[0] <= look.exact_up_to
-        process = yield from lanczos_work(H, "product", allowance, look.products, decide=full)
+        process = yield from lanczos_work(
+            H, "product", allowance, look.products, decide=full, known=look.known
+        )
         if process is None:
             return None
         extremes, rounding = _rounded(extremes_of(process, TOLERANCE), look.epsilon, look.asymmetry)
@@ -188,6 +192,7 @@ def lanczos_work(
     guess: float = 0.0,
     *,
     decide: bool = False,
+    known: int = 0,
 ) -> Work[Process | None]:
     """Lanczos steps while there is time for another, and until both extremes have converged.
 
@@ -200,6 +205,7 @@ def lanczos_work(
         guess: seconds that a product is reckoned to take before one is timed.
         decide: whether to go on, as `extreme_eigenvalues` does, until it is decided whether an
             eigenvalue lies below a smallest one that has converged above zero.
+        known: first steps of which A knows the products already.
 
     Returns:
         The process; None where A is not finite.
@@ -211,6 +217,9 @@ def lanczos_work(
     unit = Unit(name, guess)
     # Each process goes on until all may end: a layer may communicate in a product.
     while not (yield _vote(process, decide)):
+        if process.steps < known:
+            process.advance()
+            continue
         enough = process.steps >= LEAST
         if enough and not allowance.plans(allowance.estimate(name, guess)):
             break
