@@ -120,7 +120,8 @@ class Engine:
             with self._failures.noted("reading RegNewton's step"):
                 damping, warn = self._given.damping, self._warn
                 point = point_of_step(seen, damping, settings, warn, allowance, displacement)
-            measure(point, current.quantities, self._failures, self._lacking, current.found)
+            with bar(allowance.unlimited and trainer.is_global_zero) as allowance.tick:
+                measure(point, current.quantities, self._failures, self._lacking, current.found)
             current.ended = True
             self._note_lacking(trainer, allowance, step)
             self._hand_over(trainer, current)
