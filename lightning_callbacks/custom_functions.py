@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from torch_newton.autodiff.nodes import custom_classes
-from torch_newton.autodiff.products import nodes_of
+from torch_newton.autodiff.products import check_twice_differentiable, nodes_of
 
 from .replaced import replaced
 from .second_order import Evaluation
@@ -145,9 +145,9 @@ def _deviates(apply: Callable[[Tensor], list[Tensor]], x: Tensor) -> bool:
 
     cs = [normal(y) for y in ys]
     zeros = [torch.zeros_like(y, requires_grad=True) for y in ys]
-    along = torch.autograd.grad(
-        _gradient(ys, x, zeros), zeros, v, materialize_grads=True, allow_unused=True
-    )
+    linear = _gradient(ys, x, zeros)
+    check_twice_differentiable([], [linear])  # else autograd would say that it is constant
+    along = torch.autograd.grad(linear, zeros, v, materialize_grads=True, allow_unused=True)
     if any(map(_differ, difference(apply), along, [eps] * len(ys), ys)):
         return True
     once = backward(x, cs)

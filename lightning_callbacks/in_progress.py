@@ -53,6 +53,13 @@ class InProgress:
         keys = [key for q in self.quantities if need in q.needs for key in q.unknown()]
         return bool(keys) and self.found.numbers.keys() >= set(keys)
 
+    def close(self) -> None:
+        """Give up the point, and what was computed there."""
+        if self.begun is not None:
+            self.begun.close()
+        self.begun = None
+        vars(self).pop("course", None)  # which may hold vectors, where it was put down
+
     def finished(self) -> Measurement:
         """The numbers and spectra that were finished since this was last called."""
         new = {k: v for k, v in self.found.numbers.items() if k not in self._handed}

@@ -59,7 +59,8 @@ def asymmetry_work(H: LinearOperator, g: Tensor, allowance: Allowance) -> Work[T
     start, root = first_vector(H), math.sqrt(H.shape[0])
     u, Hu = root * start, root * (H @ start)
     length = float(torch.linalg.vector_norm(g))
-    along = root / length if length > 0 else 0.0
+    # By a power of two, so that H g follows without rounding.
+    along = 2.0 ** round(math.log2(root / length)) if 0 < length < math.inf else 0.0
     random = torch.Generator().manual_seed(1)  # that of first_vector is 0; they are independent
     v = along * g if along else torch.randn(H.shape[0], generator=random, dtype=torch.float64)
     v = v.to(H.device, H.dtype)

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from torch_newton.linalg.operators import in_dtype
+from torch_newton.linalg.precision import at_least_single
 from torch_newton.linalg.trace_estimation import Trace, hutch_plus_plus
 
 from ..bounded import BASIS_BYTES
@@ -49,6 +51,7 @@ class TraceNumbers(Quantity):
         third = max(LEAST, int(affordable)) // 3
         size = point.gradient.element_size() * H.shape[0]
         third = max(LEAST // 3, min(third, BASIS_BYTES // max(2 * size, 1)))
+        H = in_dtype(H, at_least_single(H.dtype))
         allowance.reduced |= third < TRACE_PRODUCTS // 3
         estimation = hutch_plus_plus(H, third)
         try:

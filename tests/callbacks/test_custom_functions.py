@@ -54,6 +54,12 @@ RIGHT = {
     "smooth": function(
         saving(torch.sigmoid), lambda ctx, g: g * ctx.saved_tensors[1] * (1 - ctx.saved_tensors[1])
     ),
+    "differentiable once": function(  # its Hessian is by differences, and tested for symmetry
+        saving(torch.tanh),
+        torch.autograd.function.once_differentiable(
+            lambda ctx, g: g * (1 - ctx.saved_tensors[1].square())
+        ),
+    ),
     "random": function(masked, lambda ctx, g: g * ctx.saved_tensors[0]),
 }
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator, check_square
+from .operators import LinearOperator, check_square, in_dtype
+from .precision import at_least_single
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def trace(A: LinearOperator, *, products: int = 30, seed: int = 0) -> Trace:
         diagonal = A.dense().diagonal().double()
         rounding = rows * torch.finfo(A.dtype).eps * float(diagonal.abs().sum())
         return Trace(float(diagonal.sum()), rounding, rows)
+    A = in_dtype(A, at_least_single(A.dtype))
     estimation = hutch_plus_plus(A, products // 3, seed)
     try:
         block = next(estimation)
@@ -70,7 +72,7 @@ def hutch_plus_plus(
     """The estimate of `trace`, for who takes the products at times of their own.
 
     Args:
-        like: of A's shape, n x n.
+        like: of A's shape, n x n, in single precision at least.
         third: vectors in each of the three blocks, at least 2 and fewer than n.
         seed: of the random vectors.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from ..damping import DampingContext, width
 from ..preconditioners.scaling import Scaling
 from ..step import CandidateSystem, Step
 from ..warning import Once
+from .convergence import Rest
 from .memory import Memory, SystemMemory
 from .observation import Observation
 from .options import Options
@@ -165,12 +166,25 @@ class Iteration:
         step = self._opening(system, at, model, context, known.last)
         first_norm = known.first_gradient_norm or model.gradient_norm
         if model.gradient_norm == 0:
+            step = replace(step, convergence=self._rest(step).verdict(step))
             return step, None, SystemMemory(known.last, s, first_norm)
         search = TrustRegionSearch(
-            model, curvature, self.evaluator, at.start.surrogate, self.options, self.lengths
+            model,
+            curvature,
+            self.evaluator,
+            at.start.surrogate,
+            self.options,
+            self.lengths,
+            resting=self.memory.last_step is not None and self.memory.last_step.converged,
         )
         step, direction = search.run(step, context, known.last, first_norm)
+        step = replace(step, convergence=self._rest(step).verdict(step))
         return step, direction, SystemMemory(step, s, first_norm)
+
+    def _rest(self, step: Step) -> Rest:
+        """What is remembered of steps that did not lower the loss, after this one."""
+        moving = bool(torch.as_tensor(self.lengths).any())
+        return self.memory.rest.after(step, torch.finfo(self.evaluator.params[0].dtype).eps, moving)
 
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""
@@ -238,6 +252,7 @@ class Iteration:
             finite_difference=self.memory.finite_difference,
             verified=verified,
             pivots=() if at.low_rank is None else at.low_rank.kept,
+            rest=self._rest(step),
         )
 
     def _returned(self, begin: Start) -> Any:

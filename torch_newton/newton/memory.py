@@ -8,6 +8,7 @@ from typing import Any
 
 from ..step import CandidateSystem, Step
 from .bandit import History
+from .convergence import Rest
 from .verification import Verified
 
 VERSION = 1
@@ -44,6 +45,7 @@ class Memory:
         finite_difference: whether products are known to need differences of gradients.
         verified: what is remembered of the tests of the exact Hessian.
         pivots: rows from which the factor of low rank of the last step was made.
+        rest: what is remembered of steps that did not lower the loss.
     """
 
     steps: int = 0
@@ -55,6 +57,7 @@ class Memory:
     finite_difference: bool = False
     verified: Verified = field(default_factory=Verified)
     pivots: tuple[int, ...] = ()
+    rest: Rest = field(default_factory=Rest)
 
     def of(self, system: CandidateSystem) -> SystemMemory:
         """What is known of a system; of one not solved before, what is known of its counterpart
@@ -84,6 +87,7 @@ class Memory:
             "history": self.history.numbers(),
             "verified": self.verified.numbers(),
             "pivots": dict.fromkeys(self.pivots, True),
+            "rest": self.rest.numbers(),
         }
 
     @classmethod
@@ -114,6 +118,7 @@ class Memory:
                 "history": History.from_numbers(values["history"]),
                 "verified": Verified.from_numbers(values.get("verified") or Verified().numbers()),
                 "pivots": tuple(values.get("pivots", ())),
+                "rest": Rest.from_numbers(values.get("rest") or {}),
             }
         )
 
