@@ -163,6 +163,10 @@ def draw_curvature(axes: Axes, runs: dict[str, Run]) -> None:
             axes.errorbar(steps, values, errors, fmt="o", ls=line, color=colour, ms=3, label=name)
     axes.set(xlabel="step", ylabel="largest eigenvalue of the Hessian", yscale="log")
     axes.set_xlim(left=0)
+    low, high = axes.get_ylim()
+    if high < 10 * low:  # a point alone would have an axis of its digits
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
     axes.set_title("bars: error bounds", fontsize="small")
 
 
