@@ -148,14 +148,19 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     anything else, as on the number of the step, is found out, and measured in one pause.) From one
     measurement to the next twice as much time is taken, until all is computed in full or five of
     the longest pauses are used; each number has the error bound that its products leave. *Which*
-    steps are measured, and how closely, thus depends on the clock; training does not. Between two
-    pauses a copy of the parameters and the vectors of the Lanczos process are held, in a pause
-    three vectors of the size of the parameters more, and the graph.
+    steps are measured, and how closely, thus depends on the clock; training does not.
 
     Give ``max_overhead=None`` to measure before the first step and
     at all that are due, with full effort, as a run needs whose EarlyStopping follows these numbers
     and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps. A bar
     shows the progress of a measurement that takes longer than ten seconds.
+
+    **Memory.** Between two pauses the vectors of the Lanczos process are held, at most 1 GiB of
+    them, and three vectors of the size of the parameters, measured on a ResNet-18. In a pause
+    the peak was, besides the Lanczos vectors, five above that of a gradient and a product with
+    the Hessian alone, graph included: two of them are copies of the parameters and of their
+    gradients, which put the training back (``examples/benchmarks/monitor_memory.py``). The
+    Jacobian of a kernel takes memory of its own.
 
     **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
     quantities concerned, and training goes on as without the monitor. Attention and recurrent
@@ -176,7 +181,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     **Hessian.** Up to `exact_up_to` parameters H is formed, and its eigenvalues are exact to
     rounding. Beyond, the extremes are Ritz values of at most `max_products` Lanczos steps: the
     smallest is never below the true one, by more than rounding. Parameters are those that the
-    optimizers hold.
+    optimizers hold. The bounds include the rounding of products, not how the loss itself depends
+    on rounding in its forward pass: where that is ill-conditioned, as batch normalisation of
+    inputs that differ in the fourth digit is in single precision, train with
+    ``precision="64-true"`` to see the true curvature.
 
     **Kernels.** Rows are the outputs z of the loss, read off its graph (`find_residuals`), so
     that those of a physics-informed loss are its residuals. All eigenvalues are computed where
