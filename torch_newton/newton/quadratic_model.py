@@ -204,7 +204,12 @@ class QuadraticModel:
             larger = self.scaling.limited(proposal.directions)
             if larger is None:
                 break
+            earlier, before = self.scaling.vector, self._space
             self._rescale(larger)
+            if self._space is not None and before is not None:
+                # Divided in the precision of the system, which may be higher than that of D.
+                ratio = larger.vector.to(before.dtype) / earlier.to(before.dtype)
+                self._space.adopt(before, ratio)
             proposal = self._truncated(damping, tol, max_iter)
         return proposal
 
