@@ -121,6 +121,8 @@ class Engine:
             self._note_lacking(trainer, allowance, step)
             self._hand_over(trainer, current)
         self._took(allowance)
+        if point is not None:
+            point.close()
 
     def _pause(self, trainer: Any, module: Any, current: InProgress) -> None:
         """Take a measurement as far as one pause of the training allows."""
@@ -147,6 +149,8 @@ class Engine:
         self._current = None if current.ended else current
         if current.ended:
             self._took(allowance)
+            self.probe.end()
+            current.close()
 
     def _advance(self, trainer: Any, module: Any, current: InProgress, *, full: bool) -> bool:
         """Evaluate the loss, and measure; whether the measurement has ended.

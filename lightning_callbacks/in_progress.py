@@ -48,6 +48,13 @@ class InProgress:
         self.course = Course(work, self.allowance)
         return point
 
+    def close(self) -> None:
+        """Give up the point, and what was computed there."""
+        if self.begun is not None:
+            self.begun.close()
+        self.begun = None
+        vars(self).pop("course", None)  # which may hold vectors, where it was put down
+
     def finished(self) -> Measurement:
         """The numbers and spectra that were finished since this was last called."""
         new = {k: v for k, v in self.found.numbers.items() if k not in self._handed}

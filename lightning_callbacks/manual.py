@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import grad_mode
 from torch.overrides import TorchFunctionMode
+
+from torch_newton.closure.versions import versions_kept
 
 from .batch import training_loss
 from .trainer import trained
@@ -181,7 +182,7 @@ def _unmoved(params: Sequence[Tensor]) -> Iterator[None]:
     of other values.
     """
     before = [param.detach().clone() for param in params]
-    with grad_mode._unsafe_preserve_version_counter(tuple(params)):
+    with versions_kept(params):
         yield
     for param, values in zip(params, before, strict=True):
         param.data.copy_(values)

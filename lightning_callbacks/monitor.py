@@ -103,7 +103,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     ``newton/damping``                  lambda of RegNewton's last step, if that is the optimizer
     ``newton/cg_iterations``            iterations of its linear solver
     ``newton/ratio``                    actual over predicted reduction of the loss
-    ``newton/loss_after``               loss at the point that it tried last
+    ``newton/loss_after``               loss after it: that before, where it was refused
     ==================================  ===========================================================
 
     Here J is the Jacobian of the loss's outputs, and the Newton kernel is

@@ -126,7 +126,7 @@ class Point:
     @property
     def epsilon(self) -> float:
         """The unit of rounding of the arithmetic behind the derivatives."""
-        return max(torch.finfo(self.gradient.dtype).eps, self.settings.rounding)
+        return max(torch.finfo(self.params[0].dtype).eps, self.settings.rounding)
 
     @cached_property
     def finite(self) -> bool:
@@ -297,6 +297,14 @@ class Point:
         self.loss = other.loss
         self.read_hessian, self.read_jacobian = other.read_hessian, other.read_jacobian
         self.read_kernel, self.evaluate = other.read_kernel, other.evaluate
+        other.close()
+
+    def close(self) -> None:
+        """Give up everything: what is read later refers to the point, and holds it in a cycle.
+
+        Its tensors would be freed when the garbage collector runs, which counts objects, not bytes.
+        """
+        vars(self).clear()
 
     @cached_property
     def _jacobian_if_affordable(self) -> Rows | None:

@@ -98,6 +98,10 @@ class Probe:
         """Whether `return_to` puts nothing in a place that the training would not get back."""
         return self._frozen is not None and self._frozen.within_module
 
+    def end(self) -> None:
+        """Give up the graph, and where the module stood: the measurement has ended."""
+        self._derivatives, self._frozen = None, None
+
     def leave(self, point: Point) -> None:
         """Note where the parameters are, and give up the graph, until `return_to`."""
         assert self._frozen is not None  # there is a point

@@ -21,6 +21,8 @@ from torch_newton.autodiff.products import (
 )
 from torch_newton.closure.double_backward import TWINS
 from torch_newton.linalg.flat import filled, flatten, unflatten
+from torch_newton.linalg.operators import in_dtype
+from torch_newton.linalg.precision import at_least_single
 
 from .bounded import first_vector
 from .failures import EXHAUSTED
@@ -92,7 +94,8 @@ class Derivatives:
         except RuntimeError as error:
             self._reason = error
             self._grads = tuple(gradient_alone(loss, self.params))
-        self.gradient = as_vector(self._grads, self.params)
+        gradient = as_vector(self._grads, self.params)
+        self.gradient = gradient.to(at_least_single(gradient.dtype))
 
     def hessian(self) -> tuple[LinearOperator, float]:
         """H as products, P x P, and the unit of rounding of these where it exceeds the dtype's.
@@ -113,14 +116,19 @@ class Derivatives:
             "finite differences",
         )
         H = self._usable(finite_difference_hessian(self._gradient_at, self.params))
-        return H, float(torch.finfo(self.gradient.dtype).eps ** (2 / 3))
+        return H, float(torch.finfo(self.params[0].dtype).eps ** (2 / 3))
 
     def release(self) -> None:
         """Give up the graph; what was learnt about the second derivative stays."""
         self._grads = ()
 
     def _usable(self, H: LinearOperator) -> LinearOperator:
-        """The same operator, with the first product of the Lanczos process taken if none was."""
+        """The same operator, with the first product of the Lanczos process taken if none was.
+
+        Its vectors are in single precision at least: a Lanczos process in half precision would
+        add its own rounding to that of the products, and PyTorch has no decompositions there.
+        """
+        H = in_dtype(H, at_least_single(H.dtype))
         if self._tried:
             return H
         v = first_vector(H)

@@ -436,6 +436,19 @@ case("hook on a parameter", "also acts on every product", UserWarning)(hook_on_p
 case("once differentiable", "once", RuntimeError)(never_twice)
 
 
+@case("clipping to a hundredth", "shortens the gradient", UserWarning)
+def clipped() -> None:
+    model = mlp(2, 3, 1)
+    optimizer = RegNewton(model.parameters())
+
+    def closure() -> Tensor:
+        loss = backward(model(randn(5, 2)).square().mean())
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-4)
+        return loss
+
+    optimizer.step(closure)
+
+
 def fused_weight_norm() -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
     optimizer = RegNewton(layer.parameters(), damping=1.0)

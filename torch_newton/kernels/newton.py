@@ -135,7 +135,10 @@ def newton_spectrum(
         if max_size < J.rows:
             solve = inverse(damped(H, damping), tol=tol)
             found = extreme_eigenvalues(J @ solve @ J.T, max_iter=products)
-            return KernelSpectrum(found.smallest, found.largest), None
+            # Each product is known to the tolerance of its solve.
+            rounding = tol * max(abs(found.smallest.value), abs(found.largest.value))
+            ends = [end.widened(rounding) for end in (found.smallest, found.largest)]
+            return KernelSpectrum(ends[0], ends[1]), None
         gram = newton_gram(J, H, damping, decomposition=decomposition, tol=tol).double()
     except SolveError:
         return nothing

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .operators import LinearOperator, check_square
+from .operators import LinearOperator, check_square, in_dtype
+from .precision import at_least_single
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def trace(A: LinearOperator, *, products: int = 30, seed: int = 0) -> Trace:
         return Trace(float(diagonal.sum()), rounding, rows)
     third = products // 3
     generator = torch.Generator().manual_seed(seed)
+    A = in_dtype(A, at_least_single(A.dtype))
     S, G = (_signs(rows, third, generator, A) for _ in range(2))
     Q, _ = torch.linalg.qr(A @ S)
     within = float((Q * (A @ Q)).sum().double())

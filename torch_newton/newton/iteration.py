@@ -21,16 +21,16 @@ from ..closure.accumulation import BackwardCalls
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start, refuse_counting, start
 from ..curvature.base import Curvature
-from ..curvature.kronecker import Kronecker
 from ..curvature.linearization import Linearization, linearize
 from ..damping import DampingContext, width
 from ..preconditioners.scaling import Scaling
 from ..step import CandidateSystem, Step
 from ..warning import Once
-from .batches import Batches, keep_step
+from .batches import keep_step
+from .convergence import Rest
 from .exact_cost import cost_in_gradients
 from .memory import Memory, SystemMemory
-from .next_batch import left, met
+from .next_batch import left, looked_at, met
 from .observation import Observation, observation
 from .options import Options
 from .quadratic_model import QuadraticModel
@@ -190,12 +190,25 @@ class Iteration:
         step = self._opening(system, at, model, context, known.last)
         first_norm = known.first_gradient_norm or model.gradient_norm
         if model.gradient_norm == 0:
+            step = replace(step, convergence=self._rest(step).verdict(step))
             return step, None, SystemMemory(known.last, s, first_norm)
         search = TrustRegionSearch(
-            model, curvature, self.evaluator, at.start.surrogate, self.options, self.lengths
+            model,
+            curvature,
+            self.evaluator,
+            at.start.surrogate,
+            self.options,
+            self.lengths,
+            resting=self.memory.last_step is not None and self.memory.last_step.converged,
         )
         step, direction = search.run(step, context, known.last, first_norm)
+        step = replace(step, convergence=self._rest(step).verdict(step))
         return step, direction, SystemMemory(step, s, first_norm)
+
+    def _rest(self, step: Step) -> Rest:
+        """What is remembered of steps that did not lower the loss, after this one."""
+        moving = bool(torch.as_tensor(self.lengths).any())
+        return self.memory.rest.after(step, torch.finfo(self.evaluator.params[0].dtype).eps, moving)
 
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""
@@ -263,15 +276,9 @@ class Iteration:
             finite_difference=self.memory.finite_difference,
             verified=verified,
             pivots=() if at.low_rank is None else at.low_rank.kept,
-            batches=self._batches(at),
+            batches=looked_at(self.memory.batches, at),
+            rest=self._rest(step),
         )
-
-    def _batches(self, at: Linearization) -> Batches:
-        """What is remembered of the batches, and whether this one's loss has Kronecker factors."""
-        batches = self.memory.batches
-        if not batches.changes:
-            return batches
-        return replace(batches, factored=Kronecker().available(at))
 
     def _returned(self, begin: Start) -> Any:
         if begin.returned is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from ..step import CandidateSystem, Path, Step
 from .bandit import History
 from .batches import Batches
+from .convergence import Rest
 from .verification import Verified
 
 VERSION = 1
@@ -46,6 +47,7 @@ class Memory:
         verified: what is remembered of the tests of the exact Hessian.
         pivots: rows from which the factor of low rank of the last step was made.
         batches: whether each step sees another batch, and how steps are chosen then.
+        rest: what is remembered of steps that did not lower the loss.
     """
 
     steps: int = 0
@@ -58,6 +60,7 @@ class Memory:
     verified: Verified = field(default_factory=Verified)
     pivots: tuple[int, ...] = ()
     batches: Batches = field(default_factory=Batches)
+    rest: Rest = field(default_factory=Rest)
 
     def of(self, system: CandidateSystem) -> SystemMemory:
         """What is known of a system; of one not solved before, what is known of its counterpart
@@ -90,6 +93,7 @@ class Memory:
             "verified": self.verified.numbers(),
             "pivots": dict.fromkeys(self.pivots, True),
             "batches": self.batches.numbers(),
+            "rest": self.rest.numbers(),
         }
 
     @classmethod
@@ -121,6 +125,7 @@ class Memory:
                 "verified": Verified.from_numbers(values.get("verified") or Verified().numbers()),
                 "pivots": tuple(values.get("pivots", ())),
                 "batches": Batches.from_numbers(values.get("batches") or Batches().numbers()),
+                "rest": Rest.from_numbers(values.get("rest") or {}),
             }
         )
 

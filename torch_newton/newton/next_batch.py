@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start
+from ..curvature.kronecker import Kronecker
+from ..curvature.linearization import Linearization
 from ..step import Path, Step
-from .batches import last_step, place_of, reduction
+from .batches import Batches, last_step, place_of, reduction
 from .memory import Memory
 
 
@@ -50,6 +52,13 @@ def _judged(memory: Memory, gain: float) -> Memory:
     last = replace(known.last, ratio=min(known.last.ratio, gain / predicted))
     systems = {**memory.systems, step.system.name: replace(known, last=last)}
     return replace(memory, systems=systems)
+
+
+def looked_at(batches: Batches, at: Linearization) -> Batches:
+    """With whether the loss has Kronecker factors, where that may soon be asked."""
+    if not batches.changes:
+        return batches
+    return replace(batches, factored=Kronecker().available(at))
 
 
 def left(

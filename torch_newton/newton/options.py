@@ -47,7 +47,7 @@ parameters without entries                          have no entries
 parameters made in inference mode                   made under torch.inference_mode()
 parameters of FSDP or tensor parallelism            does not work with FSDP
 parameters that are all frozen                      no parameter requires a gradient
-no closure, as from DeepSpeed                       step() needs a closure
+no closure, as from some trainers                    step() needs a closure
 a GradScaler                                        a GradScaler scales
 a closure that cannot be called                     needs a callable closure
 a closure without a loss                            neither called loss.backward()
@@ -75,6 +75,7 @@ too few products for a fixed damping (a warning)    was not solved to cg_tol
 a closure without ``zero_grad`` (a warning)         call optimizer.zero_grad() in the closure
 a loss over its own detached value (a warning)      divided by its own detached value
 hooks on parameters (a warning)                     also acts on every product
+clipping to a small part (a warning)                shortens the gradient
 ==================================================  =========================================
 """
 
