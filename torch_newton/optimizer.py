@@ -22,11 +22,12 @@ from .linalg.flat import flatten
 from .newton import memory as stored
 from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
-from .newton.iteration import Iteration, Outcome
+from .newton.iteration import Outcome
+from .newton.kind import iteration_of
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
-from .newton.stochastic import StochasticIteration
+from .newton.stochastic import NotFactoredError
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
 from .warning import Once, warn
@@ -217,7 +218,7 @@ class RegNewton(torch.optim.Optimizer):
         params = self._trained()
         differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
-            outcome = self._guarded(closure, params, differences)
+            outcome = self._taken(closure, params, differences)
         except NotTwiceDifferentiableError as error:
             if differences or self.options.hvp == "exact" or not self.options.exact:
                 raise
@@ -229,6 +230,17 @@ class RegNewton(torch.optim.Optimizer):
                 closure, params, True, lasting=not isinstance(error, NonFiniteProductError)
             )
         return outcome.returned
+
+    def _taken(self, closure: Closure | None, params: list[Tensor], differences: bool) -> Outcome:
+        """One step, exact where the step chose Kronecker factors and this loss has none."""
+        try:
+            return self._guarded(closure, params, differences)
+        except NotFactoredError:
+            batches = self._memory.batches
+            if self.options.averaged or not batches.along_factors:
+                raise
+            self._memory = replace(self._memory, batches=replace(batches, factored=False))
+            return self._guarded(closure, params, differences)
 
     def _guarded(
         self,
@@ -257,12 +269,9 @@ class RegNewton(torch.optim.Optimizer):
             self._memory, self._once.said = memory, said
 
         try:
-            common = evaluator, self.options, self._memory, self.state, self._lengths(params)
-            iteration = (
-                StochasticIteration(*common, self._once)
-                if self.options.averaged
-                else Iteration(*common, twice, self._once)
-            )
+            lengths = self._lengths(params)
+            known = memory, self.state, lengths
+            iteration = iteration_of(evaluator, self.options, *known, twice, self._once)
             with evaluator.reporting():
                 outcome = iteration.run(self._backward_calls, self._observe)
             self._remember(outcome, differences and lasting)
