@@ -108,8 +108,7 @@ class Step:
         width: n, the width that the damping is scaled by.
         path: how the linear system was solved and preconditioned.
         system: which matrix it was solved with.
-        rank: of the factor that preconditions a Gauss-Newton step on `Path.LOW_RANK`, zero for
-            other steps.
+        rank: of the factor that preconditions a step on `Path.LOW_RANK`, zero for other steps.
         effective_dimension: tr K (K + lambda I)^{-1} of the tangent kernel K, from that factor:
             how many directions of function space the damping leaves free.
         jacobian: how the per-sample Jacobian was read, by the name in `graph.reading.Rung`;

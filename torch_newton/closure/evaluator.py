@@ -212,7 +212,11 @@ class Evaluator:
             direction: P entries; None to stay.
             gradient: P entries, with the sign in which the loss is minimised.
             filled: for each parameter, whether the closure left anything in ``.grad``.
+
+        Raises:
+            RankError: another process has failed, and has not moved.
         """
+        self.ranks.agree(0.0, self.params[0])
         pieces = unflatten(gradient, self.params)
         for param, piece, has_grad in zip(self.params, pieces, filled, strict=True):
             param.grad = torch.empty_like(param).copy_(self.signed(piece)) if has_grad else None

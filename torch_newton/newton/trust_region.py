@@ -13,7 +13,7 @@ from ..closure.surrogate import Surrogate
 from ..curvature.base import Curvature
 from ..damping import Attempt, DampingContext, RetryingRule
 from ..linalg.flat import norm
-from ..step import Path, Step
+from ..step import Step
 from .convergence import expected_reduction
 from .options import Options
 from .proposal import Proposal
@@ -158,7 +158,7 @@ class TrustRegionSearch:
             return model.exact_step(damping, tol, max_iter)
         if max_iter is None:
             inside, elsewhere = self.curvature.max_products
-            max_iter = inside if model.path is Path.FUNCTION_SPACE else elsewhere
+            max_iter = inside if model.from_gauss_newton else elsewhere
         return model.truncated_step(damping, tol, max_iter)
 
     def _try(
