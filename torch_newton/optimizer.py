@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from .newton.kind import iteration_of
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
+from .newton.report import report, show_steps
 from .newton.stochastic import NotFactoredError
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
@@ -111,6 +113,7 @@ class RegNewton(torch.optim.Optimizer):
         max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
             as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
             than it is worth (`preconditioners.cost`), the step is solved iteratively.
+        verbose: whether each step logs a line, by ``logging.getLogger("torch_newton")``.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -133,6 +136,7 @@ class RegNewton(torch.optim.Optimizer):
         correction: bool = True,
         maximize: bool = False,
         max_memory: int | None = None,
+        verbose: bool = False,
     ) -> None:
         check_lr(lr)
         self.options = Options(
@@ -147,7 +151,10 @@ class RegNewton(torch.optim.Optimizer):
             correction,
             maximize,
             max_memory,
+            verbose,
         )
+        if verbose:
+            show_steps()
         warn_of_foreign_lr(lr, adaptive=self.options.retrying is not None)
         self._memory = Memory()
         self._once = Once()
@@ -215,6 +222,7 @@ class RegNewton(torch.optim.Optimizer):
             ClosureError: the closure is missing, or gives no loss to work with.
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
+        began = perf_counter()
         params = self._trained()
         differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
@@ -229,6 +237,7 @@ class RegNewton(torch.optim.Optimizer):
             outcome = self._guarded(
                 closure, params, True, lasting=not isinstance(error, NonFiniteProductError)
             )
+        report(outcome.step, perf_counter() - began, self.options.verbose, self._once)
         return outcome.returned
 
     def _taken(self, closure: Closure | None, params: list[Tensor], differences: bool) -> Outcome:
