@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -19,10 +18,10 @@ from .closure.capture import Closure, ClosureError
 from .closure.evaluator import Evaluator
 from .curvature.base import Curvature
 from .damping.base import AnyRule
-from .linalg.flat import flatten
 from .newton import memory as stored
 from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
+from .newton.groups import step_lengths, trained
 from .newton.iteration import Outcome
 from .newton.kind import iteration_of
 from .newton.memory import Memory
@@ -223,7 +222,7 @@ class RegNewton(torch.optim.Optimizer):
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
         began = perf_counter()
-        params = self._trained()
+        params = trained(self.param_groups)
         differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
             outcome = self._taken(closure, params, differences)
@@ -278,7 +277,7 @@ class RegNewton(torch.optim.Optimizer):
             self._memory, self._once.said = memory, said
 
         try:
-            lengths = self._lengths(params)
+            lengths = step_lengths(self.param_groups, params)
             known = memory, self.state, lengths
             iteration = iteration_of(evaluator, self.options, *known, twice, self._once)
             with evaluator.reporting():
@@ -360,24 +359,6 @@ class RegNewton(torch.optim.Optimizer):
     def _observe(self, observation: Observation) -> None:
         for observer in list(self._observers.values()):
             observer(observation)
-
-    def _trained(self) -> list[Tensor]:
-        """The parameters that a step moves, checked: they may have changed since the last."""
-        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ClosureError("no parameter requires a gradient: leave some of them trainable")
-        check_params(params)
-        for group in self.param_groups:
-            check_group(group)  # which may have been written to since the last step
-            check_lr(group["lr"])
-        return params
-
-    def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:
-        """The step in units of the solution: one number, or P where the groups' `lr` differ."""
-        rates = {p: float(group["lr"]) for group in self.param_groups for p in group["params"]}
-        if len({rates[p] for p in params}) == 1:
-            return rates[params[0]]
-        return flatten(torch.full_like(p, rates[p]) for p in params)
 
     def _first_param(self) -> Tensor:
         first: Tensor = next(p for group in self.param_groups for p in group["params"])
