@@ -137,8 +137,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     **When the first numbers come.** The first measurement waits until 15 training steps' time is
     allowed, at step 167 by default, and begins with the Hessian. Its numbers take at least the loss
     and its gradient with a graph (one to four training steps) and three products (two to five
-    each): before step 320 on each network of the benchmark, with the wide bounds that two Lanczos
-    steps leave. Then follow the other quantities, by the least that each takes; only when each has
+    each): before step 320 at what these cost on the smaller networks of the benchmark, with the
+    wide bounds that two Lanczos steps leave. Then follow the other quantities, by the least that each takes; only when each has
     a number the next measurement begins, with more products. No order of work can be faster than
     what all this takes over `max_overhead`.
 

@@ -44,8 +44,9 @@ def asymmetry_work(H: LinearOperator, g: Tensor, allowance: Allowance) -> Work[T
     Both products serve other ends, so that the test takes none of its own: u is the start of the
     Lanczos process, whose product H knows already, at the length :math:`\sqrt P` of P standard
     normal numbers; v is the gradient at that length, whose product sharpness, precision and lambda
-    ask for. As u is random, a part of H that is antisymmetric shows unless it takes g to zero. A
-    third product is taken where the two sides differ by more than half of the digits.
+    ask for. As u is random, a part of H that is antisymmetric shows unless it takes g to zero.
+    Where the two sides differ by more than half of the digits, two further products decide, with
+    a random vector in place of g: rounding errors in H u may lie along g, and hardly along that.
 
     Args:
         H: P x P, which knows its product with `first_vector`.
@@ -62,14 +63,17 @@ def asymmetry_work(H: LinearOperator, g: Tensor, allowance: Allowance) -> Work[T
     # By a power of two, so that H g follows without rounding.
     along = 2.0 ** round(math.log2(root / length)) if 0 < length < math.inf else 0.0
     random = torch.Generator().manual_seed(1)  # that of first_vector is 0; they are independent
-    v = along * g if along else torch.randn(H.shape[0], generator=random, dtype=torch.float64)
-    v = v.to(H.device, H.dtype)
+    w = torch.randn(H.shape[0], generator=random, dtype=torch.float64).to(H.device, H.dtype)
+    v = along * g if along else w
     Hv = H @ v
+    gradient_product = Hv / along if along else None
     known = [(u, Hu), (v, Hv)]
-    if not (yield Vote(not differing(u, v, Hu, Hv), False)):
-        yield Unit("product")  # in all processes, if it is in one
-        known.append((u + v, H @ (u + v)))
-    return Tested(asymmetry(remembering(H, known), (u, v)), Hv / along if along else None)
+    if not (yield Vote(not differing(u, v, Hu, Hv), False)):  # in all processes, if it is in one
+        for direction in (w, u + w):
+            yield Unit("product")
+            known.append((direction, H @ direction))
+        v = w
+    return Tested(asymmetry(remembering(H, known), (u, v)), gradient_product)
 
 
 def not_symmetric(size: float) -> str:

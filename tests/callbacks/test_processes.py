@@ -200,6 +200,7 @@ class Failing(Quantity):
     """Raises in the second process."""
 
     name = "failing"
+    light = True  # so that it is measured first, however slow the machine is
     needs = frozenset({Need.GRADIENT})
     documentation = (("failing/rank", "the rank"),)
 
