@@ -6,8 +6,8 @@ stays allocated afterwards, both in vectors of P numbers.
 
 from __future__ import annotations
 
+import argparse
 import gc
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ STEPS = 3
 PATHS: dict[str, tuple[int, dict[str, Any]]] = {
     "defaults, 1 output": (1, {}),
     "defaults, 10 outputs": (10, {}),
+    "Kronecker factors": (10, {"curvature": "kronecker"}),
     "exact Hessian, no rows": (10, {"curvature": "hessian", "preconditioner": None}),
     "Gauss-Newton, no rows": (10, {"curvature": "gauss_newton", "preconditioner": None}),
     "sampled rows": (10, {"curvature": "hessian", "preconditioner": "sampled_rows"}),
@@ -108,15 +109,20 @@ def vectors(parameters: int, rows: int, outputs: int, **options: Any) -> list[tu
 
 def main() -> None:
     """Print the table."""
-    sizes = [int(float(text)) for text in sys.argv[1:]] or [10**5, 10**6, 10**7]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parameters", nargs="*", type=float, default=[1e5, 1e6, 1e7])
+    parser.add_argument("--double", action="store_true", help="in double precision")
+    options = parser.parse_args()
+    torch.set_default_dtype(torch.float64 if options.double else torch.float32)
     print(f"{'':24}{'P':>9}{'rows':>6}   peak at each step, left   (vectors of P numbers)")
-    for size in sizes:
+    for size in map(int, options.parameters):
         # As many samples for a parameter as 512 for 10^7, whose activations are a ninth of P.
-        rows = max(8, round(ROWS * (size / 10**7) ** 0.5))
-        for name, (outputs, options) in PATHS.items():
-            found = vectors(size, rows, outputs, **options)
-            peaks = " ".join(f"{peak:6.2f}" for peak, _ in found)
-            print(f"{name:24}{size:9.0e}{rows:6d}   {peaks}   {found[-1][1]:.2f}", flush=True)
+        many = max(8, round(ROWS * (size / 10**7) ** 0.5))
+        for name, (outputs, kind) in PATHS.items():
+            for rows in (many // 8, many):
+                found = vectors(size, rows, outputs, **kind)
+                peaks = " ".join(f"{peak:6.2f}" for peak, _ in found)
+                print(f"{name:24}{size:9.0e}{rows:6d}   {peaks}   {found[-1][1]:.2f}", flush=True)
 
 
 if __name__ == "__main__":

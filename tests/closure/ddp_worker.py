@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -12,10 +15,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_newton import LinearOperator, RegNewton
+from torch_newton.closure.distributed import RankError, Ranks
+from torch_newton.closure.shared_rows import SharedJacobian
 from torch_newton.preconditioners.scaling import Scaling
 
 STEPS = 6
@@ -58,7 +66,32 @@ CASES: dict[str, dict[str, Any]] = {
     "undamped": {"curvature": "gauss_newton", "damping": 0.0, "lr": 0.5},
     "accumulated": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
     "accumulated_inside": {"damping": 5.0, "preconditioner": None, "cg_tol": 1e-13},
+    "accumulated_rows": {"damping": 5.0, "max_memory": 5000, "cg_tol": 1e-13},
+    "low_rank": {"curvature": "gauss_newton", "max_memory": 5000},
+    "low_rank_unused": {"curvature": "gauss_newton", "max_memory": 5000},
+    "low_rank_hessian": {"curvature": "hessian", "max_memory": 5000},
+    "primal_low_rank": {"curvature": "gauss_newton", "max_memory": 20000},
+    "least_memory": {"curvature": "gauss_newton", "max_memory": 5000},
+    "sampled_rows": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "sampled_rows"},
+    "nystrom": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "nystrom"},
+    "kronecker_rows": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "kronecker"},
+    "empty": {},
+    "empty_low_rank": {"curvature": "gauss_newton", "max_memory": 2000},
+    "primal_empty": {},
+    "sequences": {},
+    "primal_sequences": {"curvature": "gauss_newton"},
+    "table": {},
+    "primal_table": {"curvature": "gauss_newton"},
+    "low_rank_table": {"curvature": "gauss_newton", "max_memory": 5000},
+    "static_graph": {},
+    "bucket_view": {},
 }
+
+WRAPPED: dict[str, dict[str, Any]] = {
+    "static_graph": {"static_graph": True},
+    "bucket_view": {"gradient_as_bucket_view": True},
+}
+"""Options of `DistributedDataParallel`."""
 
 
 TALL = ("primal", "undamped")
@@ -68,11 +101,42 @@ TALL = ("primal", "undamped")
 def rows_of(case: str, rank: int) -> int:
     if case.startswith(TALL):
         return 40 + 30 * rank if case == "primal_uneven" else 40
+    if "empty" in case:
+        return 0 if rank == 1 else 10
     return 7 + 5 * rank if case.startswith("uneven") else 10
 
 
+class Sequences(nn.Module):
+    """Uses its weights at each place of a sequence, or has a table of what may stand there."""
+
+    def __init__(self, table: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        first = nn.Embedding(7, 2) if table else nn.Linear(2, 3)
+        self.net = nn.Sequential(first, nn.Tanh(), nn.Linear(2 if table else 3, 3)).to(DTYPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(x).mean(1)
+        return result
+
+
+def sequences(case: str, model: nn.Module, rank: int) -> Tensor:
+    """The loss of sequences that are longer on higher ranks."""
+    rows, length = rows_of(case, rank), 3 + rank
+    random = torch.Generator().manual_seed(rank)
+    x = torch.randn(rows, length, 2, generator=random, dtype=DTYPE)
+    if case.endswith("table"):
+        x = torch.randint(7, (rows, length), generator=random)
+    y = torch.randn(rows, 3, generator=random, dtype=DTYPE)
+    return functional.mse_loss(model(x), y)
+
+
 def loss_of(case: str, model: nn.Module, rank: int, seed: int = 0) -> Tensor:
+    if case.endswith(("sequences", "table")):
+        return sequences(case, model, rank)
     x, y, label = batch(rows_of(case, rank), 10 * rank + 1000 * seed)
+    if "empty" in case:
+        return functional.mse_loss(model(x)[:, :1], y, reduction="sum") / 10
     if case == "cross_entropy":
         return functional.cross_entropy(model(x), label)
     return functional.mse_loss(model(x)[:, :1], y)
@@ -95,6 +159,8 @@ class Unused(nn.Module):
 
 def model_of(case: str, rank: int | None) -> nn.Module:
     small = case.startswith(TALL)
+    if case.endswith(("sequences", "table")):
+        return Sequences(case.endswith("table"))
     return Unused(rank, small) if case.endswith("unused") else network(3, small=small)
 
 
@@ -124,7 +190,17 @@ def together(case: str, world: int) -> list[Tensor]:
         else:
             optimizer.step(closure)
         path.append(flat(model))
+    note(case, optimizer)
     return path
+
+
+SOLVED: dict[str, tuple[str, int]] = {}
+"""How the last step of a case was solved, and with which rank."""
+
+
+def note(case: str, optimizer: RegNewton) -> None:
+    assert optimizer.last_step is not None
+    SOLVED[case] = (optimizer.last_step.path.name, optimizer.last_step.rank)
 
 
 def micro_batches(case: str, model: nn.Module, optimizer: RegNewton, world: int, step: int) -> None:
@@ -133,11 +209,11 @@ def micro_batches(case: str, model: nn.Module, optimizer: RegNewton, world: int,
         [loss_of(case, model, rank, seed) for rank in range(world)]
     ).mean()
     optimizer.zero_grad()
-    if case == "accumulated":
+    if case != "accumulated_inside":
         losses(2 * step).backward()
 
     def closure() -> Tensor:
-        if case == "accumulated":
+        if case != "accumulated_inside":
             loss = losses(2 * step + 1)
         else:
             optimizer.zero_grad()
@@ -159,8 +235,12 @@ def flat(model: nn.Module) -> Tensor:
 
 def apart(case: str, rank: int) -> list[Tensor]:
     inner = model_of(case, rank)
-    model = DistributedDataParallel(inner, find_unused_parameters=case.endswith("unused"))
-    optimizer = RegNewton(model.parameters(), **CASES[case])
+    unused = case.endswith("unused")
+    model = DistributedDataParallel(inner, find_unused_parameters=unused, **WRAPPED.get(case, {}))
+    options = CASES[case]
+    if case == "least_memory" and rank != 1:
+        options = options | {"max_memory": None}
+    optimizer = RegNewton(model.parameters(), **options)
     path = []
     for step in range(STEPS):
 
@@ -182,7 +262,7 @@ def apart(case: str, rank: int) -> list[Tensor]:
                 loss_of(case, model, rank, 2 * step).backward()
             loss_of(case, model, rank, 2 * step + 1).backward()
 
-        if case == "accumulated":
+        if case in ("accumulated", "accumulated_rows"):
             optimizer.zero_grad()
             with model.no_sync():
                 loss_of(case, model, rank, 2 * step).backward()
@@ -192,10 +272,11 @@ def apart(case: str, rank: int) -> list[Tensor]:
         else:
             optimizer.step(closure)
         path.append(flat(inner))
+    note(case, optimizer)
     return path
 
 
-SETUPS = ("unwrapped", "no_sync")
+SETUPS = ("unwrapped", "no_sync", "an infinite gradient")
 FAILURES: dict[str, str] = {
     "nan": "NonFiniteLossError",
     "raises": "ArithmeticError",
@@ -206,8 +287,32 @@ FAILURES: dict[str, str] = {
     "raises in a preconditioner": "ArithmeticError",
     "raises in a gradient of a difference": "MemoryError",
     "raises in an observer": "ArithmeticError",
+    "raises in a backward pass": "ArithmeticError",
+    "raises in a product": "ArithmeticError",
+    "has no memory for an exchange": "MemoryError",
+    "is interrupted while it waits": "KeyboardInterrupt",
 }
 """What happens on the second rank, and what it raises there."""
+
+
+class Fails(torch.autograd.Function):
+    """The identity, whose derivative of a given order raises."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: int) -> Tensor:
+        ctx.order = order
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.order <= 1:
+            raise ArithmeticError("broken derivative")
+        found: Tensor = Fails.apply(grad, ctx.order - 1)  # type: ignore[no-untyped-call]
+        return found, None
+
+
+ORDERS = {"raises in a backward pass": 1, "raises in a product": 2}
+"""Of the derivative of the loss that fails."""
 
 
 class Broken:
@@ -230,6 +335,8 @@ class Broken:
 def options_of(case: str, rank: int) -> dict[str, Any]:
     if case == "raises in a preconditioner":
         return {"preconditioner": Broken(rank)}
+    if case == "raises in a product":
+        return {"curvature": "hessian", "hvp": "exact"}
     return {"hvp": "finite_difference"} if "difference" in case else {}
 
 
@@ -246,8 +353,49 @@ def fail(case: str, rank: int, calls: int) -> None:
         raise KeyboardInterrupt
 
 
-def error_of(case: str, rank: int) -> tuple[str, float]:
-    """The message of a set-up that cannot work, and after how many seconds it came."""
+def fail_in_an_exchange(case: str, rank: int, patch: pytest.MonkeyPatch) -> None:
+    """Let sums over the ranks begin with an interrupt on this rank, or without memory."""
+    total = Ranks.total
+
+    def late(ranks: Ranks, tensor: Tensor) -> Tensor:
+        if rank == 1:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            time.sleep(1)  # so that the other one is interrupted while it waits for this one
+        return total(ranks, tensor)
+
+    def exhausted(*args: Any, **options: Any) -> Tensor:
+        raise MemoryError("no memory")
+
+    if case == "is interrupted while it waits":
+        patch.setattr(Ranks, "total", late)
+    if case == "has no memory for an exchange" and rank == 1:
+        patch.setattr(Tensor, "clone", exhausted)
+
+
+def sharded(kind: str, world: int) -> str:
+    """What is raised where each rank holds a part of every parameter."""
+    mesh = init_device_mesh("cpu", (world,))
+    model: nn.Module = network(3)
+    if kind == "fully_shard":
+        fully_shard(model, mesh=mesh)
+    elif kind == "FullyShardedDataParallel":
+        model = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+    else:
+        parallelize_module(model, mesh, {"0": ColwiseParallel()})
+    try:
+        optimizer = RegNewton(model.parameters())
+        optimizer.step(lambda: loss_of("auto", model, 0))
+    except (TypeError, RankError) as error:
+        return str(error)
+    return "no error"
+
+
+SHARDED = ("fully_shard", "FullyShardedDataParallel", "tensor parallelism")
+
+
+def error_of(case: str, rank: int) -> tuple[str, float, Tensor]:
+    """The message of a set-up that cannot work, after how many seconds it came, parameters."""
     inner = network(3, norm=case in SETUPS)
     model = DistributedDataParallel(inner)
     optimizer = RegNewton(inner.parameters(), **options_of(case, rank))
@@ -261,6 +409,7 @@ def error_of(case: str, rank: int) -> tuple[str, float]:
         patch.setattr("torch_newton.curvature.linearization.read_residuals", broken)
     if rank == 1 and case == "raises in an observer":
         optimizer.register_observer(broken)
+    fail_in_an_exchange(case, rank, patch)
 
     def closure() -> Tensor:
         nonlocal calls
@@ -272,6 +421,11 @@ def error_of(case: str, rank: int) -> tuple[str, float]:
             loss = loss * float("nan")
         if case == "raises" and rank == 1:
             raise ArithmeticError("broken batch")
+        if case in ORDERS and rank == 1:
+            # Squared, so that what comes back to it depends on the parameters.
+            loss = Fails.apply(loss, ORDERS[case]).square()  # type: ignore[no-untyped-call]
+        if case == "an infinite gradient" and rank == 1:
+            loss = loss + (inner[0].weight - inner[0].weight.detach()).square().sum().sqrt()
         loss.backward()
         return loss
 
@@ -292,7 +446,7 @@ def error_of(case: str, rank: int) -> tuple[str, float]:
         message = "no error"
     finally:
         patch.undo()
-    return message, time.monotonic() - start
+    return message, time.monotonic() - start, flat(inner)
 
 
 COUNTED: dict[str, dict[str, Any]] = {
@@ -300,6 +454,9 @@ COUNTED: dict[str, dict[str, Any]] = {
     "rows gathered": {"curvature": "gauss_newton", "scaling": None},
     "primal, rows apart": {"curvature": "gauss_newton", "scaling": None},
     "primal, rows apart, scaled": {"curvature": "gauss_newton", "scaling": "jacobian"},
+    "rows gathered, exact": {"curvature": "hessian", "scaling": None, "hvp": "exact"},
+    "low rank": {"curvature": "gauss_newton", "max_memory": 5000},
+    "kronecker": {"curvature": "kronecker"},
 }
 
 
@@ -331,6 +488,14 @@ def exchanged(case: str, rank: int) -> dict[str, Any]:
         return larger
 
     patch.setattr(Scaling, "limited", lifting)
+    take, taken = SharedJacobian.take, 0
+
+    def taking(jacobian: SharedJacobian, index: Tensor, scale: Tensor) -> Any:
+        nonlocal taken
+        taken += len(index)
+        return take(jacobian, index, scale)
+
+    patch.setattr(SharedJacobian, "take", taking)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -347,10 +512,16 @@ def exchanged(case: str, rank: int) -> dict[str, Any]:
         "flags": flags,
         "bytes": sum(sizes) - 16 * flags,
         "exchanges": len(sizes) - flags,
-        "step": {"products": step.products, "attempts": step.attempts, "path": step.path.name},
+        "step": {
+            "products": step.products,
+            "attempts": step.attempts,
+            "path": step.path.name,
+            "rank": step.rank,
+        },
         "shapes": [tuple(param.shape) for param in inner.parameters()],
         "rows": rows_of(case, 0),
         "lifts": lifts,
+        "taken": taken,
     }
 
 
@@ -428,9 +599,11 @@ def main(rank: int, world: int, folder: Path) -> None:
         timeout=timedelta(seconds=120),
     )
     results: dict[str, Any] = {case: apart(case, rank) for case in CASES}
+    results["solved"] = dict(SOLVED)
     for case in (*SETUPS, *FAILURES):
         results[case] = error_of(case, rank)
         dist.barrier()
+    results["sharded"] = {kind: sharded(kind, world) for kind in SHARDED}
     results["exchanged"] = {case: exchanged(case, rank) for case in COUNTED}
     results["batch_norm"] = batch_norm(rank)
     results["kronecker"] = kronecker(rank)

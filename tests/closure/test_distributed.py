@@ -70,6 +70,12 @@ def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) 
             rtol = 1e-9 if case == "undamped" else 0
             torch.testing.assert_close(found[0], expected[step], rtol=rtol, atol=tol)
     assert not torch.equal(expected[0], expected[-1])
+    how = ddp_worker.SOLVED[case]
+    assert all(results["solved"][case] == how for results in ranks)
+    if "low_rank" in case or case in ("least_memory", "accumulated_rows"):
+        assert how[0] == "LOW_RANK"
+        # Under the exact Hessian a step does not say of which rank its preconditioner was.
+        assert how[1] >= 5 or ddp_worker.CASES[case].get("curvature") != "gauss_newton"
 
 
 def test_batches_are_counted_once(ranks: list[dict[str, Any]]) -> None:
@@ -79,18 +85,19 @@ def test_batches_are_counted_once(ranks: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "says"),
+    ("case", "kind", "says"),
     [
-        ("unwrapped", "has not called a DistributedDataParallel model"),
-        ("no_sync", "leave no_sync() for the last micro-batch"),
+        ("unwrapped", "RankError", "has not called a DistributedDataParallel model"),
+        ("no_sync", "RankError", "leave no_sync() for the last micro-batch"),
+        ("an infinite gradient", "NonFiniteLossError", "the gradient is not finite"),
     ],
 )
-def test_a_set_up_that_would_step_each_rank_for_itself(
-    ranks: list[dict[str, Any]], case: str, says: str
+def test_what_no_rank_can_step_with_is_the_same_error_on_all(
+    ranks: list[dict[str, Any]], case: str, kind: str, says: str
 ) -> None:
     for results in ranks:
-        message, _ = results[case]
-        assert message.startswith("RankError")
+        message = results[case][0]
+        assert message.startswith(kind)
         assert says in message
         assert "(and moved)" not in message
 
@@ -105,6 +112,12 @@ def test_a_failure_on_one_rank_stops_all_within_seconds(
     assert not any("(and moved)" in message for message in messages)
     # Those who wait for a rank that never answers do so for the two minutes of the worker.
     assert all(results[case][1] < 20 for results in ranks)
+    assert all(torch.equal(results[case][2], ranks[0][case][2]) for results in ranks)
+
+
+@pytest.mark.parametrize("kind", ddp_worker.SHARDED)
+def test_parameters_in_parts_are_refused(ranks: list[dict[str, Any]], kind: str) -> None:
+    assert all("use DistributedDataParallel" in results["sharded"][kind] for results in ranks)
 
 
 @pytest.mark.parametrize("case", ddp_worker.COUNTED)
@@ -113,27 +126,42 @@ def test_a_step_exchanges_what_the_page_on_costs_says(
 ) -> None:
     for rank in ranks:
         found = rank["exchanged"][case]
-        step, shapes, rows = found["step"], found["shapes"], found["rows"]
-        P = sum(math.prod(shape) for shape in shapes)
-        # The gradient, and which parameters are used; how many rows there are passes for a flag.
-        numbers = P + len(shapes)
-        if step["path"] == "PLAIN":
-            numbers += step["products"] * P
-        else:
-            numbers += 4 * len(shapes) + rows  # kinds of factors, target
-            sides = sum(a + b for a, b in (shape for shape in shapes if len(shape) == 2))
-            if case.startswith("primal"):
-                # J^T J, anew for each larger D, and J^T t; J d of each direct step; and the product
-                # that measures A.
-                solves = step["attempts"] + found["lifts"]
-                numbers += (1 + found["lifts"]) * P**2 + P + solves * rows
-                numbers += (step["products"] - solves) * P
-            else:
-                numbers += rows * sides
-            if case.endswith("scaled"):
-                numbers += sides + sum(shape[0] for shape in shapes if len(shape) == 1)
+        P = sum(math.prod(shape) for shape in found["shapes"])
+        # The gradient, and which parameters are used.
+        numbers = P + len(found["shapes"]) + exchanged(case, found, P)
         assert found["bytes"] == 8 * numbers
-        assert found["flags"] <= found["exchanges"] + 12
+        # Losses, and decisions; along Kronecker factors also curvatures along directions.
+        more = 16 if case == "kronecker" else 12
+        assert found["flags"] <= found["exchanges"] + more
+
+
+def exchanged(case: str, found: dict[str, Any], P: int) -> int:
+    """Numbers that a step gives away besides its gradient, as .docs/cost.md says."""
+    step, shapes, rows = found["step"], found["shapes"], found["rows"]
+    weights = [shape for shape in shapes if len(shape) == 2]
+    sides = sum(a + b for a, b in weights)
+    if step["path"] == "KRONECKER":
+        # Both factors and D, of a weight with its bias beside it, and the weight of its products.
+        return sum(a**2 + (b + 1) ** 2 + a * (b + 1) + 1 for a, b in weights)
+    if step["path"] == "PLAIN":
+        return step["products"] * P
+    numbers = 4 + 4 * len(shapes) + rows  # what the ranks have, kinds of factors, target
+    if step["path"] == "LOW_RANK":
+        # The norms of rows, columns of the kernel, the rows that were looked at; and products.
+        numbers += rows + rows * step["rank"] + found["taken"] * sides
+        return numbers + step["products"] * P
+    if case.startswith("primal"):
+        # J^T J, anew for each larger D, and J^T t; J d of each direct step; and the product that
+        # measures A.
+        solves = step["attempts"] + found["lifts"]
+        numbers += (1 + found["lifts"]) * P**2 + P + solves * rows
+        numbers += (step["products"] - solves) * P
+    else:
+        numbers += rows * sides
+        numbers += step["products"] * P if case.endswith("exact") else 0
+    if case.endswith("scaled"):
+        numbers += sides + sum(shape[0] for shape in shapes if len(shape) == 1)
+    return numbers
 
 
 def test_a_trial_that_is_not_defined_on_one_rank_is_refused_on_all(

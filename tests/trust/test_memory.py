@@ -86,11 +86,13 @@ def test_a_step_takes_at_most_eight_parameter_vectors_above_a_product(path: str)
 
 
 @pytest.mark.slow
-def test_rows_that_are_solved_with_in_double_precision_take_thirteen() -> None:
+@pytest.mark.parametrize(("rows", "most"), [(16, 8.0), (160, 10.0)])
+def test_rows_that_are_solved_with_in_double_precision_take_more(rows: int, most: float) -> None:
     torch.set_default_dtype(torch.float32)
     outputs, options = PATHS["defaults, 1 output"]
-    # Vectors of the system count twice, and the rows, once more in scaled variables, take four.
-    assert all(peak <= 13 for peak, _ in vectors(10**6, 160, outputs, **options))
+    # Vectors of the system count twice. 160 rows are 0.7 P numbers, and are held in double
+    # precision and in scaled variables, too.
+    assert all(peak <= most for peak, _ in vectors(10**6, rows, outputs, **options))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from __future__ import annotations
 import gc
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..linalg.operators import LinearOperator, symmetric
 from ..preconditioners.base import AtDamping
+from .uninterrupted import uninterrupted
 
 SHARDED = {
     "DeepSpeedEngine": "DeepSpeed",
@@ -109,10 +111,21 @@ class Ranks:
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the ranks."""
-        self.agree(0.0, tensor)
         total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=self._group)
+        with self._announced(tensor):
+            dist.all_reduce(total, group=self._group)
         return total
+
+    @contextmanager
+    def _announced(self, like: Tensor) -> Iterator[None]:
+        """An exchange of numbers, once no rank has failed.
+
+        Nothing may come between the two on any rank: the others would wait for the numbers, and
+        what they were sent would be the news of the failure. So memory is allocated before.
+        """
+        with uninterrupted():
+            self.agree(0.0, like)
+            yield
 
     def agree(self, value: float, like: Tensor) -> float:
         """The mean of a number over the ranks; all of them raise where one has failed.
@@ -164,9 +177,14 @@ class Ranks:
 
         return symmetric(A.shape[0], product, dtype=A.dtype, device=A.device, matmat=product)
 
-    def preconditioner(self, at_damping: AtDamping | None) -> AtDamping | None:
-        """The mean over the ranks of a preconditioner that each has made from its own loss."""
-        if at_damping is None or not self.active:
+    def preconditioner(self, at_damping: AtDamping | None, like: Tensor) -> AtDamping | None:
+        """The mean over the ranks of a preconditioner that each has made from its own loss.
+
+        None where some rank has none.
+        """
+        if not self.everywhere(at_damping is not None, like) or at_damping is None:
+            return None
+        if not self.active:
             return at_damping
         return lambda damping: self.averaged(at_damping(damping))
 
@@ -188,10 +206,10 @@ class Ranks:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, stacked."""
-        self.agree(0.0, tensor)
-        parts = [torch.empty_like(tensor) for _ in range(self.world)]
-        dist.all_gather(parts, tensor.contiguous(), group=self._group)
-        return torch.stack(parts)
+        mine, found = tensor.contiguous(), tensor.new_empty(self.world, *tensor.shape)
+        with self._announced(tensor):
+            dist.all_gather(list(found.unbind()), mine, group=self._group)
+        return found
 
 
 _ended: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import grad_mode
 
 from ..linalg.flat import unflatten
 from ..warning import Once, warn
@@ -19,6 +18,7 @@ from .distributed import RankError, Ranks
 from .random_state import RandomState
 from .snapshots import Buffers, Snapshot
 from .undefined import is_fatal, undefined
+from .versions import versions_kept
 
 Result = TypeVar("Result")
 
@@ -212,7 +212,11 @@ class Evaluator:
             direction: P entries; None to stay.
             gradient: P entries, with the sign in which the loss is minimised.
             filled: for each parameter, whether the closure left anything in ``.grad``.
+
+        Raises:
+            RankError: another process has failed, and has not moved.
         """
+        self.ranks.agree(0.0, self.params[0])
         pieces = unflatten(gradient, self.params)
         for param, piece, has_grad in zip(self.params, pieces, filled, strict=True):
             param.grad = torch.empty_like(param).copy_(self.signed(piece)) if has_grad else None
@@ -242,7 +246,7 @@ class Evaluator:
             snapshot.point.move(direction)
             # A closure that clamps its parameters without effect makes autograd believe that the
             # graph at the start is of other values; all are put back.
-            unchanged = grad_mode._unsafe_preserve_version_counter(tuple(self.params))
+            unchanged = versions_kept(self.params)
             with self.reporting(), snapshot.trial_buffers, unchanged:
                 return evaluate()
         finally:

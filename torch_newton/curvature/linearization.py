@@ -26,9 +26,10 @@ from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
 from ..preconditioners.base import AnyPreconditioner, AtDamping
-from ..preconditioners.function_space import FunctionSpace, within_budget
+from ..preconditioners.function_space import FunctionSpace
 from ..preconditioners.held_rows import holdable
 from ..preconditioners.linearized_loss import linearize as linearized_loss
+from ..preconditioners.linearized_loss import without_rows
 from ..preconditioners.low_rank import LowRankSpace
 
 
@@ -44,8 +45,8 @@ class Linearization:
         at_damping: the preconditioner that the user gave, or that of low rank.
         low_rank: the rows, where the factor of a function space would cost more than it is worth.
         recognised: whether the terms are the whole loss, on every process.
-        complete: whether the function space has the rows of all terms, and the columns of all
-            parameters, on every process.
+        complete: whether there are the rows of all terms, and the columns of all parameters, on
+            every process.
         twice: whether the graph can be differentiated twice.
         checked: whether a product that is not finite should be an error.
         missed: what was in the way, a phrase each, where no Jacobian could be read at all.
@@ -98,17 +99,8 @@ class Linearization:
 
     @property
     def iterative(self) -> LowRankSpace | None:
-        """The rows, where they are those of the whole Gauss-Newton matrix, in one process."""
-        found = self.low_rank
-        if found is None or self.evaluator.ranks.active or not self.recognised:
-            return None
-        return found if self._all(found) else None
-
-    def _all(self, rows: LowRankSpace) -> bool:
-        """Whether there are rows of all terms, and columns of all parameters."""
-        return self.residuals is not None and (
-            rows.whole and rows.jacobian.rows == self.residuals.rows
-        )
+        """The rows, where they are those of the whole Gauss-Newton matrix."""
+        return self.low_rank if self.recognised and self.complete else None
 
     def verdict(self) -> Verdict:
         """What a test of the exact Hessian against gradients says, the same on every process.
@@ -140,8 +132,6 @@ class Linearization:
     def _own_gauss_newton(self) -> LinearOperator:
         if self.residuals is None:
             raise ClosureError("curvature='gauss_newton' needs the terms of the loss")
-        if self.low_rank is not None and self._all(self.low_rank):
-            return self.low_rank.gauss_newton()
         return self.residuals.gauss_newton(self.evaluator.params)
 
 
@@ -170,42 +160,40 @@ def linearize(
     """
     params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
     by_rows = preconditioner == "auto"
-    residuals, space, low_rank = None, None, None
-    found, missed = None, list[str]()
+    residuals, rows, found, missed = None, None, None, list[str]()
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
     if by_rows and residuals is not None and holdable(residuals.of_outputs, params):
-        found = linearized_loss(residuals, params, start.own_gradient, missed)
-        if found is not None and within_budget(found.jacobian, max_memory):
-            space = FunctionSpace.of(found)
-        elif found is not None:
-            low_rank = LowRankSpace.of(found, max_memory, proposed)
-    whole = joined(ranks, space, params[0])
-    if ranks.active and whole is None and found is not None and low_rank is None:
-        # Of the rows of each rank, which are too many together.
-        low_rank = LowRankSpace.of(found, max_memory, proposed)
+        if ranks.active and residuals.terms and residuals.rows == 0:
+            found = without_rows(params)
+        else:
+            found = linearized_loss(residuals, params, start.own_gradient, missed)
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
+    if by_rows:
+        rows = joined(ranks, found, params, max_memory, proposed)
+    space = rows if isinstance(rows, FunctionSpace) else None
+    low_rank = rows if isinstance(rows, LowRankSpace) else None
+    if rows is None and found is not None:
+        low_rank = LowRankSpace.of(found, max_memory, proposed)  # each rank of its own
     if low_rank is not None:
-        if not ranks.active:
-            low_rank = start.surrogate.low_rank(low_rank)
+        low_rank = start.surrogate.low_rank(low_rank)
         at_damping = low_rank.operator
     recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
     complete = (
-        space is not None
-        and space.whole
+        found is not None
+        and found.whole
         and residuals is not None
-        and space.jacobian.rows == residuals.rows
+        and found.jacobian.rows == residuals.rows
     )
     if ranks.active:
         recognised, complete = ranks.everywhere(recognised, loss), ranks.everywhere(complete, loss)
-        if not ranks.everywhere(at_damping is not None, loss):
-            at_damping = None
-        at_damping = ranks.preconditioner(at_damping)
+        if rows is None:
+            at_damping = ranks.preconditioner(at_damping, loss)
     at = Linearization(
         start=start,
         evaluator=evaluator,
         residuals=residuals,
-        space=start.surrogate.space(whole),
+        space=start.surrogate.space(space),
         at_damping=at_damping,
         low_rank=low_rank,
         recognised=recognised,

@@ -142,8 +142,11 @@ class Residuals:
 
     @property
     def of_outputs(self) -> list[Term]:
-        """The terms whose z is computed, unlike that of a weight decay, which is a parameter."""
-        return [term for term in self.terms if leaf(term.z.node) is None]
+        """The terms whose z is computed, unlike that of a weight decay, which is a parameter.
+
+        Without those that have no entries, as the sum of squares over an empty batch.
+        """
+        return [term for term in self.terms if leaf(term.z.node) is None and term.like.numel()]
 
     def jacobian(self, params: Sequence[Tensor]) -> LinearOperator:
         """J, R x P: the derivative of z in the parameters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .operators import LinearOperator, congruent
@@ -26,6 +27,14 @@ class ChangeOfVariables:
     def curvature(self, A: LinearOperator) -> LinearOperator:
         """The second derivative in phi, E A E, of a function whose second derivative is A."""
         return A if self.e is None else congruent(A, self.e)
+
+    def stretching(self, A: LinearOperator, g: Tensor) -> float:
+        """|E A E g| / |g|, for a second derivative A in theta and a gradient g in phi."""
+        norm_g, v = torch.linalg.vector_norm(g), self.to_theta(g)
+        del g  # nobody else may need it: then there are two vectors beside the product, not three
+        product = A.matvec(v)
+        del v
+        return float(torch.linalg.vector_norm(self.gradient(product)) / norm_g)
 
     def to_theta(self, d: Tensor) -> Tensor:
         """A move of phi as one of theta, E d."""

@@ -38,6 +38,14 @@ class Factor:
         """
         return id(self.left)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it consists of, each with R entries along its first dimension."""
+        return (self.left,) if self.right is None else (self.left, self.right)
+
+    def made_of(self, left: Tensor, other: Tensor | None = None) -> Factor:
+        """A factor of other rows, of the same kind, from what `tensors` gives of it."""
+        return Factor(left, other)
+
     def matvec(self, v: Tensor) -> Tensor:
         """J v, R entries, for v of a b entries."""
         if self.right is None:
@@ -45,12 +53,15 @@ class Factor:
         v = v.reshape(self.left.shape[2], self.right.shape[2])
         return ((self.left @ v) * self.right).sum((1, 2))
 
-    def rmatvec(self, u: Tensor) -> Tensor:
-        """J^T u, a b entries, for u of R entries."""
+    def rmatvec(self, u: Tensor, out: Tensor | None = None) -> Tensor:
+        """J^T u, a b entries, for u of R entries; in the memory of `out`, if that is given."""
+        out = u.new_empty(self.size) if out is None else out
         if self.right is None:
-            return u @ self._sums()
-        weighted = self.left * u[:, None, None]
-        return (weighted.flatten(0, 1).T @ self.right.flatten(0, 1)).reshape(-1)
+            return torch.mv(self._sums().T, u, out=out)
+        weighted = (self.left * u[:, None, None]).flatten(0, 1)
+        product = out.view(self.left.shape[2], self.right.shape[2])
+        torch.mm(weighted.T, self.right.flatten(0, 1), out=product)
+        return out
 
     def matmat(self, V: Tensor) -> Tensor:
         """J V, R x k, for V of a b x k.

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from .factor import Factor
-from .flat import flatten, unflatten
 from .gram import gram, symmetric_product
 from .operators import LinearOperator
 
@@ -72,7 +71,8 @@ class FactoredJacobian(LinearOperator):
         if self._matrix is not None:
             return self._matrix @ v
         result = v.new_zeros(self.rows)
-        for factor, piece in zip(self.factors, unflatten(v, self.like), strict=True):
+        pieces = torch.split(v, [param.numel() for param in self.like])
+        for factor, piece in zip(self.factors, pieces, strict=True):
             if factor is not None:
                 result += factor.matvec(piece)
         return result
@@ -81,10 +81,14 @@ class FactoredJacobian(LinearOperator):
         """J^T u, P entries."""
         if self._matrix is not None:
             return u @ self._matrix
-        return flatten(
-            u.new_zeros(param.shape) if factor is None else factor.rmatvec(u)
-            for factor, param in zip(self.factors, self.like, strict=True)
-        )
+        total = u.new_empty(self.shape[1])
+        pieces = torch.split(total, [param.numel() for param in self.like])
+        for factor, piece in zip(self.factors, pieces, strict=True):
+            if factor is None:
+                piece.zero_()
+            else:
+                factor.rmatvec(u, out=piece)
+        return total
 
     def matmat(self, V: Tensor) -> Tensor:
         """J V, R x k, for V of P x k."""
@@ -156,11 +160,30 @@ class FactoredJacobian(LinearOperator):
             if factor.layer not in lefts:
                 lefts[factor.layer] = f(factor.left)
             factors.append(factor.with_left(lefts[factor.layer], dtype))
+        return self.with_factors(factors)
+
+    def with_factors(self, factors: list[Factor | None]) -> FactoredJacobian:
+        """The same rows, of other factors."""
         return FactoredJacobian(factors, self.like, self.rows)
 
+    @property
+    def at_hand(self) -> FactoredJacobian:
+        """The rows that this process holds, whose factors are `factors`: all, unless processes
+        share them.
+        """
+        return self
+
     def over_all_rows(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over the rows at hand as sums over all rows, which processes may share."""
+        """Sums over the rows at hand as sums over all rows."""
         return list(sums)
+
+    def of_all_rows(self, part: Tensor) -> Tensor:
+        """What is known of each row at hand, one below the other, of all rows."""
+        return part
+
+    def normal(self) -> LinearOperator:
+        """J^T J, P x P, by its products."""
+        return self.T @ self
 
     def dense(self) -> Tensor:
         """J, R x P."""

@@ -47,13 +47,20 @@ class IndexedFactor(Factor):
         first = torch.zeros_like(index).scatter_(1, slot, index)
         return cls(summed[:, :kept], None, index=first[:, :kept], number=number)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.left, self.index
+
+    def made_of(self, left: Tensor, other: Tensor | None = None) -> IndexedFactor:
+        return replace(self, left=left, index=self.index if other is None else other)
+
     def matvec(self, v: Tensor) -> Tensor:
         """J v, R entries, for v of n b entries."""
         return (v.reshape(self.number, -1)[self.index] * self.left).sum((1, 2))
 
-    def rmatvec(self, u: Tensor) -> Tensor:
-        """J^T u, n b entries, for u of R entries."""
-        return self._scattered(self.left * u[:, None, None]).reshape(-1)
+    def rmatvec(self, u: Tensor, out: Tensor | None = None) -> Tensor:
+        """J^T u, n b entries, for u of R entries; in the memory of `out`, if that is given."""
+        found = self._scattered(self.left * u[:, None, None]).reshape(-1)
+        return found if out is None else out.copy_(found)
 
     def matmat(self, V: Tensor) -> Tensor:
         """J V, R x k, for V of n b x k."""

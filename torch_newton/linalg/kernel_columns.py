@@ -36,8 +36,9 @@ def kernel_columns(jacobian: FactoredJacobian, chosen: FactoredJacobian) -> Tens
         jacobian: J, R rows.
         chosen: J_S, some of its rows, k.
     """
-    total = jacobian.like[0].new_zeros(jacobian.rows, chosen.rows)
-    return columns(jacobian.factors, chosen.factors, total)
+    rows = jacobian.at_hand
+    total = jacobian.like[0].new_zeros(rows.rows, chosen.rows)
+    return jacobian.of_all_rows(columns(rows.factors, chosen.factors, total))
 
 
 def columns(factors: Factors, chosen: Factors, total: Tensor) -> Tensor:

@@ -80,10 +80,20 @@ class LinearOperator:
             if self.matmat is not None:
                 return self.matmat(other)
             return torch.stack([self.matvec(column) for column in other.unbind(1)], dim=1)
+
+        # Each vector is free for the next as soon as it was multiplied: nothing here refers to it.
+        def product(v: Tensor) -> Tensor:
+            v = other.matvec(v)
+            return self.matvec(v)
+
+        def transposed(u: Tensor) -> Tensor:
+            u = self.rmatvec(u)
+            return other.rmatvec(u)
+
         return LinearOperator(
             (self.shape[0], other.shape[1]),
-            lambda v: self.matvec(other.matvec(v)),
-            lambda u: other.rmatvec(self.rmatvec(u)),
+            product,
+            transposed,
             self.dtype,
             self.device,
             lambda V: self @ (other @ V),
@@ -203,10 +213,10 @@ def own_product(operator: LinearOperator, v: Tensor) -> Tensor:
 
 def congruent(operator: LinearOperator, e: Tensor) -> LinearOperator:
     """E A E with E = diag(e), for a symmetric A: the same form in scaled variables."""
-    column = e[:, None]
+    column, matvec = e[:, None], operator.matvec
     return symmetric(
         len(e),
-        lambda v: own_product(operator, e * v).mul_(e),
+        lambda v: matvec(e * v).mul_(e),  # of a new vector, also where it is given back
         dtype=operator.dtype,
         device=operator.device,
         matmat=lambda V: column * (operator @ (column * V)),

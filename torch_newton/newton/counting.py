@@ -25,7 +25,7 @@ def counted(A: LinearOperator, counter: Counter) -> LinearOperator:
 
     def product(v: Tensor) -> Tensor:
         counter.products += 1
-        return A @ v
+        return A.matvec(v)  # `@` would hold on to v until it has the product
 
     def columns(V: Tensor) -> Tensor:
         counter.products += V.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -49,6 +50,12 @@ class Proposal:
         """tr K (K + lambda I)^{-1} of that factor, zero where there was none."""
         found = self.inverse
         return found.effective_dimension if isinstance(found, LowRankInverse) else 0.0
+
+
+def direct(d: Tensor, image: Tensor, path: Path, inverse: DampedInverse | None = None) -> Proposal:
+    """A Gauss-Newton step d, given J d, that a factorisation gave."""
+    curvatures = [float(image @ image)]
+    return Proposal([d], curvatures, Stop.CONVERGED, 0, math.inf, False, path, inverse)
 
 
 def curvature_of(solution: Solution, damping: float) -> float:

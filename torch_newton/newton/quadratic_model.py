@@ -25,7 +25,7 @@ from ..step import Path
 from .completion import completed, iterated_gauss_newton
 from .counting import Counter, counted
 from .precision import gradient_in
-from .proposal import Proposal, curvature_of
+from .proposal import Proposal, curvature_of, direct
 
 LIFTS = 6
 """Times that D is enlarged for one lambda: the excess of a step squared each time, so that 1e6 is
@@ -94,17 +94,25 @@ class QuadraticModel:
 
     def _rescale(self, scaling: Scaling | None) -> None:
         """Solve in the variables of a scaling, where the damping is a multiple of I."""
-        self.scaling, (gradient, space) = scaling, self._unscaled
+        self.scaling, (_, space) = scaling, self._unscaled
         self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
             self._variables = ChangeOfVariables(scaling.vector)
             self._space = space.scaled(scaling)
-        if space is not None and self._space is not None and gradient is space.gradient:
-            self._space_g = self._space.gradient  # the same numbers, in the same memory
-        else:
-            self._space_g = self._variables.gradient(gradient)
-        self._g = self._space_g.to(self._dtype)
         self._A = self._variables.curvature(in_dtype(self.curvature, self._dtype))
+
+    @property
+    def _space_g(self) -> Tensor:
+        """g in the scaled variables, in the precision of the space; the caller's to keep."""
+        gradient, space = self._unscaled
+        if space and self._space and gradient is space.gradient:
+            return self._space.gradient  # the same numbers, in the same memory
+        return self._variables.gradient(gradient)
+
+    @property
+    def _g(self) -> Tensor:
+        """The same in the precision of the products."""
+        return self._space_g.to(self._dtype)
 
     @classmethod
     def of(cls, curvature: Curvature, at: Linearization, scaling: Scaling | None) -> QuadraticModel:
@@ -135,8 +143,7 @@ class QuadraticModel:
 
     def scale(self) -> float:
         """s = |A g| / |g| in the scaled variables; 1 where that is zero or not finite."""
-        norm = torch.linalg.vector_norm
-        s = float(norm(self._A @ self._g) / norm(self._g))
+        s = self._variables.stretching(in_dtype(self.curvature, self._dtype), self._g)
         return s if s > 0 and math.isfinite(s) else 1.0
 
     @property
@@ -209,6 +216,7 @@ class QuadraticModel:
             larger = self.scaling.limited(proposal.directions)
             if larger is None:
                 break
+            del proposal  # the next solve needs its memory
             earlier, before = self.scaling.vector, self._space
             self._rescale(larger)
             if self._space is not None and before is not None:
@@ -229,7 +237,7 @@ class QuadraticModel:
             d, image = inverse.step(self._space_g)
             if self._exact_inverse:
                 self._counter.products += 1
-                return self._direct(d, image, inverse)
+                return direct(self._variables.to_theta(d), image, self.path, inverse)
             first = d.to(self._dtype)
             del d, image
         elif self._low_rank is not None and not self._closed_rows:
@@ -271,7 +279,7 @@ class QuadraticModel:
         """
         if damping == 0 and self._exact_inverse and self._space is not None:
             d = least_squares_step(self._space, self._space_g)
-            return self._direct(d, self._space.jacobian.matvec(d))
+            return direct(self._variables.to_theta(d), self._space.jacobian.matvec(d), self.path)
         if self._space is not None:
             inverse = self._space.at(damping) if damping > 0 else None
             M = None if inverse is None else inverse.operator(self._dtype)
@@ -308,8 +316,3 @@ class QuadraticModel:
             path,
             inverse,
         )
-
-    def _direct(self, d: Tensor, image: Tensor, inverse: DampedInverse | None = None) -> Proposal:
-        """A Gauss-Newton step, given J d, that a factorisation gave."""
-        found, curvatures = [self._variables.to_theta(d)], [float(image @ image)]
-        return Proposal(found, curvatures, Stop.CONVERGED, 0, math.inf, False, self.path, inverse)

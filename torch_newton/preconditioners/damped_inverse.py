@@ -80,8 +80,9 @@ class DampedInverse:
         if not self.space.dual:
             return self._solve(v)
         jacobian, shift = self.space.jacobian, self.space.shift
-        projected = v - jacobian.rmatvec(self._solve(jacobian.matvec(v)))
-        return projected / (self.damping if shift is None else self.damping + shift)
+        product = jacobian.rmatvec(self._solve(jacobian.matvec(v)))
+        torch.sub(v, product, out=product)  # in the memory of one vector
+        return product.div_(self.damping if shift is None else self.damping + shift)
 
     def _solve(self, u: Tensor) -> Tensor:
         return torch.cholesky_solve(u.unsqueeze(1), self.factor).squeeze(1)

@@ -13,7 +13,8 @@ the network is wide, whatever the conditioning of its tangent kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -65,7 +66,7 @@ class FunctionSpace:
         self,
         jacobian: FactoredJacobian,
         target: Tensor,
-        gradient: Tensor | None = None,
+        gradient: Tensor | Callable[[], Tensor] | None = None,
         target_at: TargetAt = lambda loss: None,
         shift: Tensor | None = None,
         reading: Reading | None = None,
@@ -75,7 +76,8 @@ class FunctionSpace:
         self.jacobian = jacobian
         self.target = target
         self.target_at = target_at
-        self.gradient = jacobian.rmatvec(target) if gradient is None else gradient
+        self._gradient = jacobian.rmatvec(target) if gradient is None else gradient
+        self._held: Callable[[], Tensor | None] = lambda: None
         self.sums_up = gradient is not None if sums_up is None else sums_up
         self.shift = shift
         self.reading = reading
@@ -99,6 +101,17 @@ class FunctionSpace:
         )
 
     @property
+    def gradient(self) -> Tensor:
+        """J^T target. Where it is computed it is kept for as long as somebody refers to it."""
+        if isinstance(self._gradient, Tensor):
+            return self._gradient
+        found = self._held()
+        if found is None:
+            found = self._gradient()
+            self._held = weakref.ref(found)
+        return found
+
+    @property
     def dtype(self) -> torch.dtype:
         """That of the rows, and of the system."""
         return self.jacobian.dtype
@@ -118,7 +131,8 @@ class FunctionSpace:
         """The smaller of J J^T, R x R, and J^T J, P x P."""
         if self.dual:
             return self.jacobian.gram()
-        return normal_matrix(self.jacobian)
+        (total,) = self.jacobian.over_all_rows([normal_matrix(self.jacobian.at_hand)])
+        return total
 
     def scaled(self, scaling: Scaling) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
@@ -126,7 +140,7 @@ class FunctionSpace:
         return FunctionSpace(
             scaling.apply(self.jacobian),
             self.target,
-            e * self.gradient,
+            lambda: e * self.gradient,
             self.target_at,
             None if self.shift is None else e.square() * self.shift,
             self.reading,
@@ -157,7 +171,7 @@ class FunctionSpace:
         return FunctionSpace(
             self.jacobian.times(number),
             self.target * number,
-            self.gradient * number**2,
+            lambda: self.gradient * number**2,
             target_at,
             None if self.shift is None else self.shift * number**2,
             self.reading,
@@ -174,7 +188,7 @@ class FunctionSpace:
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of the terms, P x P; without the parameters that are left out."""
-        return self.jacobian.T @ self.jacobian
+        return self.jacobian.normal()
 
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of `gram`, of the parameters that were read."""

@@ -7,7 +7,7 @@ model of the loss is :math:`|\hat J d + t|^2 / 2` but for a constant.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..graph.guard import attempt, warn_unreadable
 from ..graph.ladder import read_jacobian
 from ..graph.loss_curvature import OutputHessianRoot, bounding_root, output_hessian_root
-from ..graph.reading import Reading, Request
+from ..graph.reading import Reading, Request, Rung
 from ..graph.residuals import Residuals, Term, read_residuals
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.flat import flatten
@@ -36,7 +36,7 @@ class LinearizedLoss:
         target_at: the target of the loss at another point, with the Q of this one; None where
             the loss is made of other terms there, and where parameters are left out.
         shift: see `left_out.shift_of`.
-        reading: how the Jacobian was read.
+        reading: how the Jacobian was read; without the rows, which are in `jacobian`.
         exact: whether Q is the loss's own, rather than a matrix above it.
     """
 
@@ -47,6 +47,11 @@ class LinearizedLoss:
     shift: Tensor | None
     reading: Reading
     exact: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether its rows are those of all parameters, and of the loss's own Q."""
+        return self.shift is None and self.exact
 
     def to(self, dtype: torch.dtype) -> LinearizedLoss:
         r"""The same in another precision, the gradient :math:`\hat J^T t` summed up in that."""
@@ -74,6 +79,20 @@ class _In:
     def __call__(self, loss: Tensor) -> Tensor | None:
         found = self.target_at(loss)
         return None if found is None else found.to(self.dtype)
+
+
+def without_rows(params: Sequence[Tensor]) -> LinearizedLoss:
+    """That of a loss over no samples, for a process that has none where others have some."""
+    nothing, like = params[0].new_empty(0), params[0]
+    return LinearizedLoss(
+        FactoredJacobian([None for _ in params], params, 0),
+        nothing,
+        like.new_zeros(sum(param.numel() for param in params)),
+        lambda loss: nothing,
+        None,
+        Reading(None, (Rung.BLOCKS,) * len(params), {}),
+        exact=True,
+    )
 
 
 def linearize(
@@ -121,7 +140,8 @@ def _linearize(
         return None
     pieces = [root.solve(term.gradient) for term, root in zip(terms, roots, strict=True)]
     target = flatten(pieces)
-    whole = len(terms) == len(residuals.terms) and residuals.has_whole_slope
+    rows = sum(term.like.numel() for term in terms)
+    whole = rows == residuals.rows and residuals.has_whole_slope
     if not (whole and _reach(pieces, terms, roots)):
         gradient = None  # of more than these rows
     request = Request(terms, params, roots, None if gradient is None else (target, gradient))
@@ -136,9 +156,9 @@ def _linearize(
         # Where outputs also move with the parameters that are left out, or Q is another, a target
         # elsewhere says nothing of second order.
         target_at = _nowhere
-    return reading, LinearizedLoss(
-        reading.jacobian, target, gradient, target_at, shift, reading, exact
-    )
+    # Not the rows a second time, which are of another precision where they are solved with.
+    how = replace(reading, jacobian=None)
+    return reading, LinearizedLoss(reading.jacobian, target, gradient, target_at, shift, how, exact)
 
 
 def _nowhere(loss: Tensor) -> None:

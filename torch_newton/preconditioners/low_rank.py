@@ -113,7 +113,7 @@ class LowRankSpace:
 
     def gauss_newton(self) -> LinearOperator:
         """The Gauss-Newton matrix of all rows, P x P."""
-        return self.jacobian.T @ self.jacobian
+        return self.jacobian.normal()
 
     def operator(self, damping: float) -> LinearOperator:
         """The preconditioner for one lambda, P x P."""

@@ -187,7 +187,7 @@ class Scaling:
             factor if factor is None or root is None else _scaled(factor, root)
             for factor, root in zip(jacobian.factors, self.roots, strict=True)
         ]
-        return FactoredJacobian(factors, jacobian.like, jacobian.rows)
+        return jacobian.with_factors(factors)
 
 
 def _part(factor: Factor) -> Part:
