@@ -15,7 +15,10 @@ from torch_newton import Path, RegNewton, Step, find_residuals
 from torch_newton.closure.surrogate import Surrogate
 from torch_newton.curvature.linearization import Linearization
 from torch_newton.linalg.operators import LinearOperator
+from torch_newton.linalg.solution import Solution
+from torch_newton.newton import quadratic_model
 from torch_newton.newton.counting import Counter, counted
+from torch_newton.newton.trust_region import ENERGY
 from torch_newton.preconditioners import cost
 from torch_newton.preconditioners.linearized_loss import LinearizedLoss, linearize
 from torch_newton.preconditioners.low_rank import LowRankSpace
@@ -119,6 +122,34 @@ def test_an_adaptive_step_has_a_hundredth_of_the_energy_error_at_most(
     assert float(error @ A @ error) <= 0.01 * float(best @ A @ best)
     assert step.rank > 0
     assert 0 < step.effective_dimension <= step.rank
+
+
+def test_late_steps_are_solved_no_further_than_a_step_gains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They took ever more iterations as the gradient fell, for digits that no step could use."""
+    iterative(monkeypatch)
+    solved, asked = quadratic_model.conjugate_gradient, []
+
+    def asking(*args: object, tol: float, **options: object) -> Solution:
+        asked.append(tol)
+        return solved(*args, tol=tol, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(quadratic_model, "conjugate_gradient", asking)
+    for tol, expected in ((None, ENERGY), (1e-6, 1e-6)):
+        net = network()
+        optimizer = RegNewton(net.parameters(), curvature="gauss_newton", cg_tol=tol)
+        closure = closure_of(optimizer, lambda net=net: loss_of(net))
+        optimizer.step(closure)
+        memory = optimizer._memory
+        long_ago = {
+            name: replace(known, first_gradient_norm=1e8 * known.first_gradient_norm)
+            for name, known in memory.systems.items()
+        }
+        optimizer._memory = replace(memory, systems=long_ago)
+        asked.clear()
+        optimizer.step(closure)
+        assert set(asked) == {expected}
 
 
 def trained(steps: int, **options: object) -> tuple[RegNewton, list[Step]]:

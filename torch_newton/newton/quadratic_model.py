@@ -152,6 +152,11 @@ class QuadraticModel:
         return None if self._space is None else self._space.extremes
 
     @property
+    def by_energy(self) -> bool:
+        """Whether truncated solves end by their error in the energy norm."""
+        return self._space is None and self._low_rank is not None and self._closed_rows
+
+    @property
     def from_gauss_newton(self) -> bool:
         """Whether truncated solves start at a Gauss-Newton step."""
         return self._space is not None or not (self._low_rank is None or self._closed_rows)

@@ -45,6 +45,11 @@ LOOSEST = 0.1
 gradient's size with which it tightens: superlinear convergence needs it to tend to zero
 (Nocedal and Wright 2006, section 7.1), and a step far away gains nothing from digits."""
 
+ENERGY = 0.03
+"""The least relative error in the energy norm that iterations to a Gauss-Newton step are asked for:
+of the model's reduction they leave its square, a thousandth, and the loss seldom falls as far.
+Late on Burgers' equation 29 products lead as far as 39 do without it."""
+
 
 @dataclass(frozen=True)
 class TrustRegionSearch:
@@ -150,7 +155,8 @@ class TrustRegionSearch:
             return self.options.cg_tol
         if self.options.retrying is None:
             return max(TIGHTEST, 10 * self.model.epsilon)
-        return min(LOOSEST, LOOSEST * math.sqrt(self.model.gradient_norm / first_norm))
+        found = min(LOOSEST, LOOSEST * math.sqrt(self.model.gradient_norm / first_norm))
+        return max(found, ENERGY) if self.model.by_energy else found
 
     def _solve(self, damping: float, tol: float) -> Proposal:
         model, max_iter = self.model, self.options.cg_max_iter
