@@ -21,7 +21,7 @@ import matplotlib as mpl
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from co2 import Record, load_co2, network
+from co2_record import Record, load_co2, network
 from matplotlib import pyplot as plt
 from torch import Tensor
 from torch.nn.functional import mse_loss

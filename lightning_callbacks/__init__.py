@@ -10,6 +10,7 @@ from .history import History
 from .metrics import Definiteness, HessianSpectrum, TangentKernelSpectrum
 from .monitor import CurvatureMonitor
 from .quantities import QUANTITIES, Measured, Need, Quantity
+from .stop import StopWhenConverged
 
 __all__ = [
     "QUANTITIES",
@@ -20,5 +21,6 @@ __all__ = [
     "Measured",
     "Need",
     "Quantity",
+    "StopWhenConverged",
     "TangentKernelSpectrum",
 ]

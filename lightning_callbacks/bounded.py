@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torch_newton import Eigenvalue, Extremes, KernelSpectrum, LinearOperator
+from torch_newton import Eigenvalue, Extremes, KernelSpectrum, LinearOperator, SpectralDensity
 from torch_newton.linalg.density import density_of
 from torch_newton.linalg.eigenvalues import BETWEEN_CHECKS, extremes_of
 from torch_newton.linalg.lanczos import Process
 
 from .allowance import Allowance, OutOfTimeError
 from .forming import formed, small_enough
-from .spectrum import FAILURES, Spectrum, dense_spectrum
+from .spectrum import FAILURES, Spectrum, dense_spectrum, known_to
 from .work import Unit, Vote, Work, run
 
 LEAST = 2
@@ -32,8 +32,14 @@ DENSITY_PRODUCTS = PROBES * STEPS
 """Those that `negative_fraction` takes by default."""
 
 BASIS_BYTES = 2**30
-"""Memory for the vectors of a Lanczos process, 1 GiB: chosen as what an ordinary GPU can spare
-beside a training. It holds 24 vectors of a network of 11 million in single precision."""
+"""Memory for the vectors of Lanczos processes at a time, 1 GiB: chosen as what an ordinary GPU can
+spare beside a training. It holds 24 vectors of a network of 11 million in single precision."""
+
+
+BLOCK_SIZE = 2**17
+"""Rows of a matrix up to which products with several vectors are taken at once, in the memory of as
+many graphs: that of ordinary small networks, of which a vector takes half a MiB. Of larger ones a
+product takes long enough that a pause may end after each."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Look:
         vectors: whether eigenvectors are wanted of a matrix that is formed.
         asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
             than rounding.
+        known: first steps of a Lanczos process of which the products are known already.
     """
 
     epsilon: float
@@ -54,6 +61,7 @@ class Look:
     products: int
     vectors: bool
     asymmetry: float = 0.0
+    known: int = 0
 
 
 def spectrum_within(
@@ -75,7 +83,8 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
     """The spectrum of H as `hessian_spectrum` gives it where there is time, or with fewer products.
 
     With fewer, one Lanczos process from a Gaussian vector gives both the extremes and the share of
-    negative eigenvalues. Its bounds hold after any number of steps, and are the wider the fewer.
+    negative eigenvalues. Its bounds hold after any number of steps, and are the wider the fewer;
+    and so are those of fewer processes, where `BASIS_BYTES` do not hold the vectors of all.
 
     Args:
         H: symmetric, P x P. Its products are timed as "product".
@@ -95,16 +104,19 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
                 return dense_spectrum(matrix, look.epsilon, look.vectors, look.asymmetry)
         product = allowance.estimate("product")
         full = allowance.plans((look.products + DENSITY_PRODUCTS) * product)
+        probes = min(PROBES, _room(H) // STEPS) if full else 0
         allowance.reduced |= not full or H.shape[0] <= look.exact_up_to
-        process = yield from lanczos_work(H, "product", allowance, look.products, decide=full)
+        process = yield from lanczos_work(
+            H, "product", allowance, look.products, decide=full, known=look.known
+        )
         if process is None:
             return None
         extremes, rounding = _rounded(extremes_of(process, TOLERANCE), look.epsilon, look.asymmetry)
-        processes, squares = [process], [1.0]
-        if full:
-            more, lengths = yield from _density_work(H, allowance)
-            processes, squares = (more, lengths) if more else (processes, squares)
-        return Spectrum(extremes, density_of(processes, squares).below(0.0), rounding)
+        density = density_of([process], [1.0])
+        del process  # and its vectors, of which the others need as many
+        if probes:
+            density = (yield from _density_work(H, allowance, probes)) or density
+        return Spectrum(extremes, known_to(density, rounding).below(0.0), rounding)
     except FAILURES:
         return None
 
@@ -188,6 +200,7 @@ def lanczos_work(
     guess: float = 0.0,
     *,
     decide: bool = False,
+    known: int = 0,
 ) -> Work[Process | None]:
     """Lanczos steps while there is time for another, and until both extremes have converged.
 
@@ -200,6 +213,7 @@ def lanczos_work(
         guess: seconds that a product is reckoned to take before one is timed.
         decide: whether to go on, as `extreme_eigenvalues` does, until it is decided whether an
             eigenvalue lies below a smallest one that has converged above zero.
+        known: first steps of which A knows the products already.
 
     Returns:
         The process; None where A is not finite.
@@ -211,6 +225,9 @@ def lanczos_work(
     unit = Unit(name, guess)
     # Each process goes on until all may end: a layer may communicate in a product.
     while not (yield _vote(process, decide)):
+        if process.steps < known:
+            process.advance()
+            continue
         enough = process.steps >= LEAST
         if enough and not allowance.plans(allowance.estimate(name, guess)):
             break
@@ -252,16 +269,21 @@ def _capacity(
     steps = float(products) if cost <= 0 else min(products, allowance.planned() / cost + 1)
     # What the planned time allows may turn out to be more, where the first times were slow.
     steps = min(products, 2 * steps)
+    return int(max(LEAST, min(steps, _room(A))))
+
+
+def _room(A: LinearOperator) -> int:
+    """Vectors that `BASIS_BYTES` hold."""
     size = torch.empty(0, dtype=A.dtype).element_size() * A.shape[0]
-    return int(max(LEAST, min(steps, BASIS_BYTES // max(size, 1))))
+    return BASIS_BYTES // max(size, 1)
 
 
 def _density_work(
-    H: LinearOperator, allowance: Allowance
-) -> Work[tuple[list[Process], list[float]]]:
-    """The processes of `spectral_density` at its defaults; none where there is no time for all."""
+    H: LinearOperator, allowance: Allowance, probes: int
+) -> Work[SpectralDensity | None]:
+    """That of `spectral_density` at its defaults; None where there is no time for all of it."""
     processes, squares = [], []
-    for probe in range(PROBES):
+    for probe in range(probes):
         random = torch.Generator().manual_seed(probe)
         v = torch.randn(H.shape[0], generator=random, dtype=torch.float64)
         squares.append(float(v @ v))
@@ -269,12 +291,16 @@ def _density_work(
     while True:
         running = [process for process in processes if not process.finished]
         if (yield Vote(not running, not running)):
-            return processes, squares
+            return density_of(processes, squares)
+        at_once = running if H.shape[0] <= BLOCK_SIZE else running[:1]
         try:
-            yield Unit("product", count=len(running))
+            yield Unit("product", count=len(at_once))
         except OutOfTimeError:
             allowance.reduced = True
-            return [], []
+            return None
+        if len(at_once) == 1:
+            running[0].advance()
+            continue
         block = H @ torch.stack([process.next for process in running], dim=1)
         for process, product in zip(running, block.unbind(1), strict=True):
             process.take(product)
@@ -289,14 +315,10 @@ def _rounded(extremes: Extremes, epsilon: float, asymmetry: float = 0.0) -> tupl
     rounding = max(extremes.products * epsilon * norm, asymmetry)
     return (
         Extremes(
-            _widened(extremes.smallest, rounding),
-            _widened(extremes.largest, rounding),
+            extremes.smallest.widened(rounding),
+            extremes.largest.widened(rounding),
             extremes.products,
             extremes.lowest - rounding,
         ),
         rounding,
     )
-
-
-def _widened(eigenvalue: Eigenvalue, rounding: float) -> Eigenvalue:
-    return replace(eigenvalue, error_bound=eigenvalue.error_bound + rounding)

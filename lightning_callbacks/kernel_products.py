@@ -17,7 +17,8 @@ from torch_newton import LinearOperator, jacobian
 from torch_newton.autodiff.products import jacobian_at
 from torch_newton.graph.residuals import Residuals, read_residuals
 from torch_newton.graph.terms import Term
-from torch_newton.linalg.operators import congruent
+from torch_newton.linalg.operators import congruent, in_dtype
+from torch_newton.linalg.precision import at_least_single
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class KernelProducts:
 
     def kernel(self) -> tuple[LinearOperator, Tensor]:
         """J J^T, R x R, and a vector to start the Lanczos process from."""
-        return self.J @ self.J.T, self._gaussian()
+        return _in_single(self.J @ self.J.T, self._gaussian())
 
     def gauss_newton(self, scaling: Tensor | None) -> tuple[LinearOperator, Tensor]:
         r"""J^T Q J, P x P, and a vector in its range.
@@ -54,7 +55,7 @@ class KernelProducts:
             G, weighed = self.scale**2 * (self.J.T @ self.J), self._gaussian()
         else:
             G, weighed = self.J.T @ Q @ self.J, Q @ self._gaussian()
-        start = self.J.rmatvec(weighed)
+        G, start = _in_single(G, self.J.rmatvec(weighed))
         return (G, start) if scaling is None else (congruent(G, scaling), scaling * start)
 
     def _gaussian(self) -> Tensor:
@@ -62,6 +63,12 @@ class KernelProducts:
         random = torch.Generator().manual_seed(0)
         v = torch.randn(self.J.shape[0], generator=random, dtype=torch.float64)
         return v.to(self.J.device, self.J.dtype)
+
+
+def _in_single(A: LinearOperator, start: Tensor) -> tuple[LinearOperator, Tensor]:
+    """Both for vectors in single precision, if they are in a narrower one."""
+    dtype = at_least_single(A.dtype)
+    return in_dtype(A, dtype), start.to(dtype)
 
 
 def products_of_loss(loss: Tensor, params: Sequence[Tensor]) -> KernelProducts | None:

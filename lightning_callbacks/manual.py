@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import grad_mode
 from torch.overrides import TorchFunctionMode
 
+from torch_newton.closure.versions import versions_kept
+
 from .batch import training_loss
+from .replaced import replaced
 from .trainer import trained
 
 
@@ -130,10 +132,10 @@ def _standing_still(trainer: Any, module: Any, note: Backwards) -> Iterator[None
         wrapped = _several(module.optimizers())
         for index, pair in enumerate(zip(wrapped, trainer.optimizers, strict=True)):
             for optimizer in pair:
-                stack.enter_context(_replaced(optimizer, "step", _step(note, index)))
+                stack.enter_context(replaced(optimizer, "step", _step(note, index)))
         for config in trainer.lr_scheduler_configs:
-            stack.enter_context(_replaced(config.scheduler, "step", _nothing))
-        stack.enter_context(_replaced(module, "manual_backward", note.backward))
+            stack.enter_context(replaced(config.scheduler, "step", _nothing))
+        stack.enter_context(replaced(module, "manual_backward", note.backward))
         stack.enter_context(_Noted(note))
         yield
 
@@ -159,21 +161,6 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 
 @contextmanager
-def _replaced(thing: Any, name: str, by: Any) -> Iterator[None]:
-    """A block in which an attribute of an instance hides the method of its class."""
-    held = vars(thing)
-    known, before = name in held, held.get(name)
-    held[name] = by
-    try:
-        yield
-    finally:
-        if known:
-            held[name] = before
-        else:
-            held.pop(name, None)
-
-
-@contextmanager
 def _unmoved(params: Sequence[Tensor]) -> Iterator[None]:
     """A block after which the parameters are what they were, also to a graph made in it.
 
@@ -181,7 +168,7 @@ def _unmoved(params: Sequence[Tensor]) -> Iterator[None]:
     of other values.
     """
     before = [param.detach().clone() for param in params]
-    with grad_mode._unsafe_preserve_version_counter(tuple(params)):
+    with versions_kept(params):
         yield
     for param, values in zip(params, before, strict=True):
         param.data.copy_(values)

@@ -21,6 +21,8 @@ from torch_newton.autodiff.products import (
 )
 from torch_newton.closure.double_backward import TWINS
 from torch_newton.linalg.flat import filled, flatten, unflatten
+from torch_newton.linalg.operators import in_dtype
+from torch_newton.linalg.precision import at_least_single
 
 from .bounded import first_vector
 from .failures import EXHAUSTED
@@ -30,8 +32,30 @@ GradientAt = Callable[[Tensor], Tensor]
 """Maps a vector of P entries to the gradient at the current parameters plus it."""
 
 
-class _MathKernels(TorchFunctionMode):
+class Evaluation(TorchFunctionMode):
+    """Puts kernels that can be differentiated twice in place of others.
+
+    Attributes:
+        altered: whether a hook that the model put on a tensor has changed a gradient, so that what
+            comes out of a backward pass is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.altered = False
+
+    def _noting(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+        def noting(grad: Tensor) -> Tensor | None:
+            result = hook(grad)
+            if result is not None and not torch.equal(result.detach(), grad.detach()):
+                self.altered = True
+            return result
+
+        return noting
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.register_hook and len(args) == 2:
+            args = (args[0], self._noting(args[1]))
         twin = TWINS.get(func)
         if twin is None:
             return func(*args, **(kwargs or {}))
@@ -40,7 +64,7 @@ class _MathKernels(TorchFunctionMode):
 
 
 @contextmanager
-def differentiable_twice() -> Iterator[None]:
+def differentiable_twice() -> Iterator[Evaluation]:
     """A block in which a module is evaluated by kernels that can be differentiated twice.
 
     Those of attention and recurrent networks, as in RegNewton's own evaluations; and what was
@@ -49,8 +73,7 @@ def differentiable_twice() -> Iterator[None]:
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # without it nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_MathKernels())
-        yield
+        yield stack.enter_context(Evaluation())
 
 
 class Derivatives:
@@ -92,7 +115,8 @@ class Derivatives:
         except RuntimeError as error:
             self._reason = error
             self._grads = tuple(gradient_alone(loss, self.params))
-        self.gradient = as_vector(self._grads, self.params)
+        gradient = as_vector(self._grads, self.params)
+        self.gradient = gradient.to(at_least_single(gradient.dtype))
 
     def hessian(self) -> tuple[LinearOperator, float]:
         """H as products, P x P, and the unit of rounding of these where it exceeds the dtype's.
@@ -113,27 +137,40 @@ class Derivatives:
             "finite differences",
         )
         H = self._usable(finite_difference_hessian(self._gradient_at, self.params))
-        return H, float(torch.finfo(self.gradient.dtype).eps ** (2 / 3))
+        return H, float(torch.finfo(self.params[0].dtype).eps ** (2 / 3))
 
     def release(self) -> None:
         """Give up the graph; what was learnt about the second derivative stays."""
         self._grads = ()
 
     def _usable(self, H: LinearOperator) -> LinearOperator:
-        """The same operator, with the first product of the Lanczos process taken if none was."""
+        """The same operator, with the first product of the Lanczos process taken if none was.
+
+        Its vectors are in single precision at least: a Lanczos process in half precision would
+        add its own rounding to that of the products, and PyTorch has no decompositions there.
+        """
+        H = in_dtype(H, at_least_single(H.dtype))
         if self._tried:
             return H
         v = first_vector(H)
         product = H @ v
         self._tried = True
-        return remembering(H, v, product) if self._trial else H
+        return remembering(H, [(v, product)]) if self._trial else H
 
 
-def remembering(A: LinearOperator, v: Tensor, product: Tensor) -> LinearOperator:
-    """The same symmetric operator, which knows its product with a vector already."""
+def remembering(A: LinearOperator, known: Sequence[tuple[Tensor, Tensor]]) -> LinearOperator:
+    """The same symmetric operator, which knows some products already.
+
+    Args:
+        A: n x n.
+        known: vectors v, each with A v; what is added to a list later is known from then on.
+    """
 
     def multiply(u: Tensor) -> Tensor:
-        return product.clone() if torch.equal(u, v) else A.matvec(u)
+        for v, product in known:
+            if torch.equal(u, v):
+                return product.clone()
+        return A.matvec(u)
 
     return LinearOperator(A.shape, multiply, multiply, A.dtype, A.device, A.matmat, A.rmatmat)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from torch_newton import (
     Extremes,
     Fraction,
     LinearOperator,
+    SpectralDensity,
     extreme_eigenvalues,
-    negative_fraction,
+    spectral_density,
     trace,
 )
 from torch_newton.linalg.eigenvalue_signs import (
@@ -93,7 +94,7 @@ def hessian_spectrum(
         if found is None:
             return None
         extremes, rounding = found
-        return Spectrum(extremes, negative_fraction(H), rounding)
+        return Spectrum(extremes, known_to(spectral_density(H), rounding).below(0.0), rounding)
     except FAILURES:
         return None
 
@@ -118,8 +119,8 @@ def lanczos_extremes(
         return None
     rounding = max(extremes.products * epsilon * norm, asymmetry)
     widened = Extremes(
-        _widened(extremes.smallest, rounding),
-        _widened(extremes.largest, rounding),
+        extremes.smallest.widened(rounding),
+        extremes.largest.widened(rounding),
         extremes.products,
         extremes.lowest - rounding,
     )
@@ -150,6 +151,14 @@ def hessian_trace(
     return (found.value, found.standard_error) if math.isfinite(found.value) else None
 
 
+def known_to(density: SpectralDensity, rounding: float) -> SpectralDensity:
+    """The same, of eigenvalues that rounding in the products may have moved so far.
+
+    The density itself knows the rounding of its vectors only, which is less under autocast.
+    """
+    return replace(density, rounding=max(density.rounding, rounding))
+
+
 def dense_spectrum(matrix: Tensor, epsilon: float, vectors: bool, asymmetry: float) -> Spectrum:
     """The spectrum of a matrix that is formed, symmetric and in double precision."""
     if vectors:
@@ -159,7 +168,3 @@ def dense_spectrum(matrix: Tensor, epsilon: float, vectors: bool, asymmetry: flo
     rounding = max(rounding_of(values, epsilon), asymmetry)
     share = Inertia.of(values, rounding).negative_fraction
     return Spectrum(dense_extremes(values, rounding), share, rounding, values, basis, matrix)
-
-
-def _widened(eigenvalue: Eigenvalue, rounding: float) -> Eigenvalue:
-    return Eigenvalue(eigenvalue.value, eigenvalue.error_bound + rounding, eigenvalue.converged)

@@ -30,7 +30,7 @@ PRIVATE = {
     "_pop_mode": {"closure/snapshots.py"},
     "_backward_hooks": {"closure/evaluator.py"},
     "_version": {"closure/accumulation.py", "closure/start.py"},
-    "_unsafe_preserve_version_counter": {"closure/evaluator.py", "manual.py"},
+    "_unsafe_preserve_version_counter": {"closure/versions.py"},
     "_join_config": {"closure/distributed.py"},
     "_step_supports_amp_scaling": {"optimizer.py"},
 }

@@ -49,7 +49,7 @@ from .optimizer import RegNewton
 from .preconditioners.base import Preconditioner
 from .preconditioners.nystrom import Nystrom
 from .preconditioners.sampled_rows import SampledRows
-from .step import CandidateSystem, Path, Step
+from .step import CandidateSystem, Convergence, Path, Step
 
 try:
     __version__ = version("torch-newton")
@@ -62,6 +62,7 @@ __all__ = [
     "CandidateSystem",
     "Captured",
     "ClosureError",
+    "Convergence",
     "Curvature",
     "DampingContext",
     "DampingRule",

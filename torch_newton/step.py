@@ -26,6 +26,16 @@ class Path(enum.Enum):
     LOW_RANK = "conjugate gradients, preconditioned by a factor of low rank in function space"
 
 
+class Convergence(enum.Enum):
+    """By what sign training has come to rest (`newton.convergence` has the formulas)."""
+
+    STATIONARY = "the gradient is zero"
+    EXPECTED_REDUCTION = (
+        "the loss is expected to fall by less than its rounding, at several steps in succession"
+    )
+    STALLED = "the loss has not fallen by more than its rounding over the last twenty steps"
+
+
 @dataclass(frozen=True)
 class CandidateSystem:
     """A matrix that a step may solve with: a curvature, plus lambda I or lambda D.
@@ -74,8 +84,8 @@ class Step:
     Attributes:
         iteration: 1 for the first step.
         loss: L before the step.
-        loss_after: L at the point tried last, on the same batch with the same random state; NaN
-            where a mini-batch step was taken untried.
+        loss_after: L after the step, on the same batch with the same random state: `loss` where
+            the step was refused, NaN where a mini-batch step was taken untried.
         gradient_norm: |g|, Euclidean.
         damping: lambda; absolute where the damping is lambda I, a pure number where
             it is lambda D.
@@ -98,8 +108,7 @@ class Step:
         width: n, the width that the damping is scaled by.
         path: how the linear system was solved and preconditioned.
         system: which matrix it was solved with.
-        rank: of the factor that preconditions a Gauss-Newton step on `Path.LOW_RANK`, zero for
-            other steps.
+        rank: of the factor that preconditions a step on `Path.LOW_RANK`, zero for other steps.
         effective_dimension: tr K (K + lambda I)^{-1} of the tangent kernel K, from that factor:
             how many directions of function space the damping leaves free.
         jacobian: how the per-sample Jacobian was read, by the name in `graph.reading.Rung`;
@@ -108,6 +117,10 @@ class Step:
             which is not counted so.
         unread: the parts of the loss that were not recognised and the parameters that the
             Jacobian leaves out, and what was in the way.
+        expected_reduction: by how much L is expected to fall still, if it were its quadratic
+            model without damping; infinite where the step gives no estimate.
+        convergence: by what sign training has come to rest; None where it has not, and for
+            mini-batch steps, of which none sees the whole loss.
     """
 
     iteration: int
@@ -135,6 +148,25 @@ class Step:
     rank: int = 0
     effective_dimension: float = 0.0
     gradients: float = 0.0
+    expected_reduction: float = math.inf
+    convergence: Convergence | None = None
+
+    @property
+    def converged(self) -> bool:
+        """Whether training has come to rest: further steps are not expected to lower the loss."""
+        return self.convergence is not None
+
+    def summary(self) -> dict[str, float]:
+        """The loss after the step (before it, where that is unknown), lambda, the ratio and the
+        length of the move: for ``bar.set_postfix(...)`` of tqdm, ``self.log_dict(...,
+        prog_bar=True)`` of Lightning, or a row of ``csv.DictWriter``.
+        """
+        return {
+            "loss": self.loss if math.isnan(self.loss_after) else self.loss_after,
+            "damping": self.damping,
+            "ratio": self.ratio,
+            "length": self.step_length,
+        }
 
     @classmethod
     def untried(
@@ -203,13 +235,14 @@ class Step:
             "path": as_key(self.path.name),
             "jacobian": as_key(self.jacobian),
             "unread": dict.fromkeys(self.unread, True),
+            "convergence": {} if self.convergence is None else as_key(self.convergence.name),
             "system": vars(self.system) | {"curvature": as_key(self.system.curvature)},
         }
 
     @classmethod
     def from_numbers(cls, numbers: dict[str, Any]) -> Step:
         """The inverse of `numbers`."""
-        system = dict(numbers["system"])
+        system, rest = dict(numbers["system"]), numbers.get("convergence")
         return cls(
             **{
                 **numbers,
@@ -217,6 +250,7 @@ class Step:
                 "path": Path[from_key(numbers["path"])],
                 "jacobian": from_key(numbers["jacobian"]),
                 "unread": tuple(numbers["unread"]),
+                "convergence": Convergence[from_key(rest)] if rest else None,
                 "system": CandidateSystem(
                     **(system | {"curvature": from_key(system["curvature"])})
                 ),

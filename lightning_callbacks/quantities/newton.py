@@ -18,7 +18,7 @@ class NewtonNumbers(Quantity):
         ("newton/damping", "lambda of RegNewton's last step, if that is the optimizer"),
         ("newton/cg_iterations", "iterations of its linear solver"),
         ("newton/ratio", "actual over predicted reduction of the loss"),
-        ("newton/loss_after", "loss at the point that it tried last"),
+        ("newton/loss_after", "loss after it: that before, where it was refused"),
     )
 
     def compute(self, point: Point) -> Measured:

@@ -183,7 +183,7 @@ def test_the_example_trains_with_any_optimizer(name, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib").use("agg")
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
     example = importlib.import_module("lightning_co2")
-    _, csv = example.train(importlib.import_module("co2").load_co2(), name, 3, tmp_path)
+    _, csv = example.train(importlib.import_module("co2_record").load_co2(), name, 3, tmp_path)
     log = pandas.read_csv(csv)
     assert list(log.dropna(subset="hessian/lambda_min")["step"]) == [0, 1, 2, 3]
     losses = log["loss"].dropna()

@@ -174,6 +174,28 @@ def test_a_clipped_gradient_is_solved_with_and_the_ratio_is_sound(clip: float) -
     assert float(loss_of(model, data[0]).detach()) < first
 
 
+@pytest.mark.parametrize(("factor", "number"), [(0.01, 1), (0.5, 0), (0.0, 0), (2.0, 0)])
+def test_a_gradient_that_the_closure_shortens_a_lot_is_warned_of_once(
+    factor: float, number: int
+) -> None:
+    model, data = mlp(2, 6, 1), batches(1)
+    optimizer = RegNewton(model.parameters())
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, data[0])
+        loss.backward()
+        for param in model.parameters():
+            param.grad.mul_(factor)
+        return loss
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            optimizer.step(closure)
+    assert sum("shortens the gradient" in str(w.message) for w in caught) == number
+
+
 @pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
 @pytest.mark.parametrize(("k", "clip"), [(1, 0.05), (3, None), (3, 0.05)])
 def test_lightning_accumulates_and_clips(namespace: str, k: int, clip: float | None) -> None:

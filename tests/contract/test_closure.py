@@ -166,10 +166,11 @@ def test_hooks_on_all_modules_run_and_may_be_replaced_while_one_runs() -> None:
 
 
 def test_the_version_of_a_parameter_can_be_kept() -> None:
-    from torch.autograd import grad_mode
+    from torch_newton.closure.versions import versions_kept
 
-    x = torch.ones(2, requires_grad=True)
-    square = x.square().sum()
-    with grad_mode._unsafe_preserve_version_counter((x,)), torch.no_grad():
+    x, y = (torch.ones(2, requires_grad=True) for _ in range(2))
+    square = (x * y).square().sum()
+    with versions_kept([x, y]), torch.no_grad():
         x.clamp_(-5, 5)
-    torch.autograd.grad(square, x)  # raises where the version has changed
+        y.clamp_(-5, 5)
+    torch.autograd.grad(square, [x, y])  # raises where the version has changed

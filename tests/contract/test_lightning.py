@@ -18,6 +18,8 @@ MONITOR = "lightning_callbacks/monitor.py"
 BATCH = "lightning_callbacks/batch.py"
 ISOLATION = "lightning_callbacks/isolation.py"
 TRAINER = "lightning_callbacks/trainer.py"
+PROCESSES = "lightning_callbacks/processes.py"
+MANUAL = "lightning_callbacks/manual.py"
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 HOOKS = {
@@ -26,6 +28,7 @@ HOOKS = {
     "on_train_start": ["trainer", "pl_module"],
     "on_train_batch_start": ["trainer", "pl_module", "batch", "batch_idx"],
     "on_train_batch_end": ["trainer", "pl_module", "outputs", "batch", "batch_idx"],
+    "on_before_optimizer_step": ["trainer", "pl_module", "optimizer"],
     "on_train_epoch_end": ["trainer", "pl_module"],
     "state_dict": [],
     "load_state_dict": ["state_dict"],
@@ -74,7 +77,8 @@ class Recorder:
                 return batch
 
             def configure_optimizers(self) -> Any:
-                return Closing(self.parameters(), lr=0.1)
+                optimizer = Closing(self.parameters(), lr=0.1)
+                return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 9)]
 
         self.module = Module()
         self.trainer = pl.Trainer(
@@ -130,7 +134,7 @@ def test_the_closure_returns_the_loss(run: Recorder) -> None:
 def test_the_trainer_has_what_the_monitor_asks_for(run: Recorder) -> None:
     expected = {
         "world_size": 1, "is_global_zero": True, "global_step": 1, "accumulate_grad_batches": 1,
-        "precision": "32-true",
+        "precision": "32-true", "global_rank": 0, "current_epoch": 1,
     }  # fmt: skip
     found = {name: getattr(run.trainer, name, None) for name in expected}
     assert found == expected, f"attributes of the trainer have changed; {MONITOR}, {BATCH}"
@@ -170,6 +174,13 @@ def test_strategy(run: Recorder) -> None:
         f"strategy.broadcast changes a bool: processes may disagree on whether to measure; "
         f"{MONITOR}"
     )
+    assert strategy.broadcast({"a": [1.5, None]}) == {"a": [1.5, None]}, (
+        f"strategy.broadcast changes objects: processes lose what the first one knows; {PROCESSES}"
+    )
+    gathered = strategy.all_gather(torch.ones(3)).view(-1, 3)
+    assert torch.equal(gathered, torch.ones(1, 3)), (
+        f"strategy.all_gather(tensor) is not a row for each process; {PROCESSES}"
+    )
     assert torch.equal(strategy.batch_to_device(one, dataloader_idx=0), one), BATCH
 
 
@@ -205,6 +216,55 @@ def test_manual_optimization_can_be_told(run: Recorder) -> None:
         "LightningModule.automatic_optimization: modules that step by themselves are not refused; "
         "lightning_callbacks/config.py"
     )
+
+
+def test_optimizers_and_schedulers_stand_still_by_an_attribute(run: Recorder) -> None:
+    wrapped = run.module.optimizers()
+    assert wrapped.optimizer is run.trainer.optimizers[0], (
+        "LightningModule.optimizers() does not wrap trainer.optimizers in their order; "
+        f"{MANUAL}, lightning_callbacks/displacement.py"
+    )
+    schedulers = run.trainer.lr_scheduler_configs
+    assert [type(config.scheduler).__name__ for config in schedulers] == ["StepLR"], (
+        f"trainer.lr_scheduler_configs do not hold the schedulers; {MANUAL}"
+    )
+    for thing, name in (
+        (wrapped, "step"),
+        (wrapped.optimizer, "step"),
+        (schedulers[0].scheduler, "step"),
+        (run.module, "manual_backward"),
+    ):
+        before = dict(vars(thing))
+        vars(thing)[name] = name
+        assert getattr(thing, name) == name, f"{name} cannot be hidden by an attribute; {MANUAL}"
+        vars(thing).clear()
+        vars(thing).update(before)
+
+
+def test_the_trainer_keeps_its_state_in_attributes(run: Recorder) -> None:
+    before = run.trainer.should_stop
+    run.trainer.should_stop = not before
+    assert "should_stop" in vars(run.trainer), (
+        f"trainer.should_stop is kept elsewhere: a probe that sets it ends training; {ISOLATION}"
+    )
+    run.trainer.should_stop = before
+
+
+def test_the_progress_bar_asks_a_method_that_an_attribute_may_hide(pl: Any, tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_model_summary=False
+    )  # fmt: skip
+    bar, place = trainer.progress_bar_callback, "lightning_callbacks/progress.py"
+    assert list(inspect.signature(bar.get_metrics).parameters) == ["trainer", "pl_module"], place
+    bar.get_metrics = lambda trainer, pl_module: {"contract": 1.0}
+    assert vars(bar).pop("get_metrics")(None, None) == {"contract": 1.0}, place
+    assert callable(bar.get_metrics), f"the bar's own get_metrics does not come back; {place}"
+
+
+def test_a_logger_takes_numbers_at_a_step(pl: Any) -> None:
+    logger = import_module(f"{pl.__name__}.loggers").Logger
+    names = list(inspect.signature(logger.log_metrics).parameters)
+    assert names[1:] == ["metrics", "step"], "Logger.log_metrics; lightning_callbacks/logs.py"
 
 
 def test_the_tensorboard_logger(pl: Any, tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
     ),
     "groups": (lambda: image(nn.Conv2d(4, 6, 3, groups=2)), randn(3, 4, 5, 5), 1),
     "one dimension": (lambda: image(nn.Conv1d(2, 3, 3, 2, padding=1)), randn(3, 2, 9), 1),
+    "transposed convolution with output padding": (
+        lambda: image(nn.ConvTranspose2d(2, 3, 3, dilation=2, output_padding=1)),
+        randn(3, 2, 5, 4), 2,
+    ),
     "transposed": (
         lambda: image(nn.ConvTranspose2d(4, 6, 3, 2, 1, groups=2)), randn(3, 4, 5, 4), 2
     ),

@@ -13,7 +13,7 @@ from torch_newton.linalg.factor import Factor
 from torch_newton.linalg.factored_jacobian import FactoredJacobian
 from torch_newton.linalg.indexed_factor import IndexedFactor
 from torch_newton.linalg.kernel_columns import kernel_columns
-from torch_newton.linalg.pivoted_cholesky import PivotedCholesky, accepted
+from torch_newton.linalg.pivoted_cholesky import PANEL, PivotedCholesky, accepted
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -142,6 +142,19 @@ def test_a_row_is_kept_by_what_the_others_leave_of_it() -> None:
     # The first leaves 1 of the 2 of the second.
     assert accepted(matrix, [0.9, 0.4, 0.0], 1e-8) == [0, 1]
     assert accepted(matrix, [0.9, 0.6, 0.0], 0.0) == [0, 2]
+
+
+def test_panels_keep_the_rows_that_one_row_at_a_time_does() -> None:
+    rows = randn(200, 90)
+    matrix = rows @ rows.T
+    luck = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()
+    found, remaining = [], matrix.clone()
+    for i, share in enumerate(luck):
+        if remaining[i, i] > max(1e-9, share * float(matrix[i, i])):
+            found.append(i)
+            remaining -= torch.outer(remaining[i], remaining[i]) / remaining[i, i]
+    assert PANEL < found[-1] < 200
+    assert accepted(matrix, luck, 1e-9) == found
 
 
 def _kernel(J: FactoredJacobian) -> Tensor:

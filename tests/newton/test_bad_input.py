@@ -93,6 +93,7 @@ case("scaling of exp", "scaling='jacobian' needs a loss", ClosureError)(
 )
 option("correction must be True or False", correction=[1, None, "auto", 0.0])
 option("maximize must be True or False", maximize=[1, None, "yes", 0.0])
+option("verbose must be True or False", verbose=[1, None, "yes", 0.0])
 
 for _wrong in (nan, -1.0, inf, -inf):
     case(f"rule returns {_wrong}", "the damping rule returned")(
@@ -434,6 +435,19 @@ case("bfloat16() after", "has too few digits", TypeError)(lambda: converted(lamb
 case("one layer float() after", "must share one dtype")(lambda: converted(lambda m: m[0].float()))
 case("hook on a parameter", "also acts on every product", UserWarning)(hook_on_parameter)
 case("once differentiable", "once", RuntimeError)(never_twice)
+
+
+@case("clipping to a hundredth", "shortens the gradient", UserWarning)
+def clipped() -> None:
+    model = mlp(2, 3, 1)
+    optimizer = RegNewton(model.parameters())
+
+    def closure() -> Tensor:
+        loss = backward(model(randn(5, 2)).square().mean())
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-4)
+        return loss
+
+    optimizer.step(closure)
 
 
 def fused_weight_norm() -> None:

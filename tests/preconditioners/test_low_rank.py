@@ -13,9 +13,12 @@ from tests.helpers import closure_of, mlp, randn
 from tests.trust.test_memory import peak_numbers
 from torch_newton import Path, RegNewton, Step, find_residuals
 from torch_newton.closure.surrogate import Surrogate
+from torch_newton.curvature.linearization import Linearization
+from torch_newton.linalg.operators import LinearOperator
+from torch_newton.newton.counting import Counter, counted
 from torch_newton.preconditioners import cost
 from torch_newton.preconditioners.linearized_loss import LinearizedLoss, linearize
-from torch_newton.preconditioners.low_rank import LowRankSpace, dimension
+from torch_newton.preconditioners.low_rank import LowRankSpace
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -128,6 +131,34 @@ def trained(steps: int, **options: object) -> tuple[RegNewton, list[Step]]:
     return optimizer, found
 
 
+def test_an_exact_step_starts_at_the_gauss_newton_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes few products with the Hessian, as it does where there is a factor."""
+    moves, taken = [], []
+    hessian = Linearization.hessian
+
+    def counting(at: Linearization) -> LinearOperator:
+        counter = Counter()
+        taken.append(counter)
+        return counted(hessian(at), counter)
+
+    monkeypatch.setattr(Linearization, "hessian", counting)
+    for low_rank in (False, True):
+        if low_rank:
+            iterative(monkeypatch)
+        net = network()
+        before = nn.utils.parameters_to_vector(net.parameters()).detach()
+        optimizer = RegNewton(net.parameters(), curvature="hessian", scaling=None, cg_tol=1e-3)
+        optimizer.step(closure_of(optimizer, lambda net=net: loss_of(net)))
+        step = optimizer.last_step
+        assert step is not None
+        assert step.accepted
+        moves.append(nn.utils.parameters_to_vector(net.parameters()).detach() - before)
+    scale, first, most = 1, 1, 3
+    assert taken[1].products <= scale + step.attempts * (first + most)
+    assert step.rank > 0
+    torch.testing.assert_close(moves[1], moves[0], rtol=0, atol=0.02 * float(moves[0].norm()))
+
+
 def test_training_gets_as_far_as_with_the_exact_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     _, exact = trained(40, curvature="gauss_newton", scaling=None)
     iterative(monkeypatch)
@@ -159,8 +190,8 @@ def test_fewer_rows_are_kept_where_the_damping_has_risen() -> None:
 
 def test_no_rows_are_kept_of_a_factor_that_has_too_many() -> None:
     space = LowRankSpace.of(read(), proposed=range(80))
-    space.at(1e-1)
-    assert space.cholesky.rank > 4 * (1 + dimension(space.spectrum()[0], 1e-1))
+    inverse = space.at(1e-1)
+    assert space.cholesky.rank > 4 * (1 + inverse.effective_dimension)
     assert space.kept == ()
 
 

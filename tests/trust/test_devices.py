@@ -92,7 +92,8 @@ def trained(kind: str, way: str, device: torch.device) -> Tensor:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     # It refuses parameters on `meta`, which hold no numbers there but here.
-    monkeypatch.setattr("torch_newton.optimizer.check_params", lambda params: None)
+    for module in ("torch_newton.optimizer", "torch_newton.newton.groups"):
+        monkeypatch.setattr(f"{module}.check_params", lambda params: None)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -72,9 +72,10 @@ def capture(
         raise ClosureError(
             "step() needs a closure, because the loss is evaluated more than once: define "
             "closure() as zero_grad, loss.backward(), return loss, and call "
-            "optimizer.step(closure). (A GradScaler, as in Lightning's precision='16-mixed', "
-            "calls step() without one: train in 'bf16-mixed', '32-true' or '64-true'. So does "
-            "DeepSpeed: use DistributedDataParallel, Lightning's strategy='ddp'.)"
+            "optimizer.step(closure). Trainers that call step() without one need a few lines "
+            "more: see examples/clients for Hugging Face's Trainer, Ignite and accelerate. "
+            "DeepSpeed and a GradScaler (Lightning's precision='16-mixed') cannot be used: take "
+            "DistributedDataParallel (strategy='ddp') and 'bf16-mixed' or full precision"
         )
     if not callable(closure):
         raise ClosureError(f"step() needs a callable closure, not {type(closure).__name__}")

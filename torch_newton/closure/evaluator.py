@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import grad_mode
 
 from ..linalg.flat import unflatten
 from ..warning import Once, warn
@@ -19,6 +18,7 @@ from .distributed import RankError, Ranks
 from .random_state import RandomState
 from .snapshots import Buffers, Snapshot
 from .undefined import is_fatal, undefined
+from .versions import versions_kept
 
 Result = TypeVar("Result")
 
@@ -246,7 +246,7 @@ class Evaluator:
             snapshot.point.move(direction)
             # A closure that clamps its parameters without effect makes autograd believe that the
             # graph at the start is of other values; all are put back.
-            unchanged = grad_mode._unsafe_preserve_version_counter(tuple(self.params))
+            unchanged = versions_kept(self.params)
             with self.reporting(), snapshot.trial_buffers, unchanged:
                 return evaluate()
         finally:

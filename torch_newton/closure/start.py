@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from ..autodiff.nodes import kinds, reachable, saved
 from ..autodiff.products import edges_of
-from ..linalg.flat import all_finite, filled, flatten, unflatten
+from ..linalg.flat import all_finite, filled, flatten, norm, unflatten
 from .accumulation import BackwardCalls
 from .capture import ClosureError, ClosureWarning, NonFiniteLossError
 from .evaluator import Evaluator
@@ -25,6 +25,13 @@ FORGOTTEN = (
     "the gradient of the last step is still in .grad when the closure calls loss.backward(), and "
     "this step adds to it: call optimizer.zero_grad() in the closure"
 )
+
+
+SHORT = 0.3
+"""Share of its length to which a closure may shorten the gradient in silence. The step is shortened
+by as much, so that after n steps the quadratic model still has (1 - share)^n of its distance left,
+3 % at 0.3 after ten steps. A sine fitted in 40 steps ends at 5e-10 unclipped and at 0.2 clipped to
+a norm of 0.01."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,10 @@ def start(
         own = flatten(filled(passes.derivatives, params)).detach()
     if changed:
         weight = 1 + backward_calls.number() / passes.count
-        surrogate = Surrogate(loss, weight, gradient - ranks.mean(own))
+        mean = ranks.mean(own)
+        surrogate = Surrogate(loss, weight, gradient - mean)
+        if weight == 1:
+            _warn_if_short(evaluator, gradient, mean)
     # Of what the next evaluation zeroes anyway the vector is a copy, and all that is kept.
     for param in params:
         param.grad = None
@@ -205,6 +215,19 @@ def _check(evaluator: Evaluator, derivatives: Derivatives) -> None:
             "clamp or normalise them after step(), or in the model's forward pass"
         )
     evaluator.ranks.check()
+
+
+def _warn_if_short(evaluator: Evaluator, left: Tensor, gradient: Tensor) -> None:
+    """Warn once where the closure has clipped the gradient, or scaled it, to a small part."""
+    share = norm(left) / (norm(gradient) or 1.0)
+    if 0 < share < SHORT:
+        evaluator.once(
+            "short",
+            f"the closure shortens the gradient to {share:.1g} of its length, as by clipping, and "
+            "the step becomes as much shorter. Newton's steps need no clipping, because one that "
+            "raises the loss is refused: leave it out",
+            ClosureWarning,
+        )
 
 
 def _refuse_filled(params: Sequence[Tensor], before: Sequence[tuple[int, int] | None]) -> None:

@@ -33,7 +33,7 @@ class Curvature(ABC):
         expected_cost: evaluations of the closure that a first step is reckoned to take, before
             one has been measured.
         max_products: products that a solve may take under an adaptive damping, where the solve
-            starts in function space and where it does not.
+            starts at a Gauss-Newton step and where it does not.
     """
 
     name: ClassVar[str]

@@ -10,6 +10,7 @@ from torch.autograd.graph import GradientEdge, Node
 from torch.nn.functional import unfold
 
 from ..autodiff.nodes import saved
+from .patches import Patches
 from .use import MAX_ENTRIES, Pairs, Reader, Rows, Use
 from .views import View
 
@@ -33,7 +34,7 @@ def _convolution_in_pairs(node: Node, argument: int, view: View) -> Use | None:
     x, shape = saved(node, "input"), view.shape
     if argument != 1 or view.transposed or shape is None or x is None or x.ndim not in (3, 4):
         return _convolution(node, argument, view)
-    pairs = _patches(node, x, shape)
+    pairs = _pairs(node, x, shape)
     rows, left = _by_patches(node, x, shape), not saved(node, "transposed")
     return Use(view.param, GradientEdge(node, 0), rows, None, left, pairs=pairs)
 
@@ -58,7 +59,7 @@ def _by_patches(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:
     return rows
 
 
-def _patches(node: Node, x: Tensor, shape: tuple[int, ...]) -> Pairs:
+def _pairs(node: Node, x: Tensor, shape: tuple[int, ...]) -> Pairs:
     """For each place of each image its patch, and what the other side has there.
 
     A transposed convolution has the patches in the cotangent. Groups are matrices of their own.
@@ -67,25 +68,23 @@ def _patches(node: Node, x: Tensor, shape: tuple[int, ...]) -> Pairs:
     options = [tuple(shape[2:]), *(tuple(saved(node, name)) for name in names)]
     if x.ndim == 3:  # one dimension as two, of which the first has length 1
         options = [(n, *rest) for n, rest in zip((1, 1, 0, 1), options, strict=True)]
-    kernel, dilation, padding, stride = options
+    kernel, dilation, padding, stride = ((a, b) for a, b in options)
+    transposed = bool(saved(node, "transposed"))
+    rows, columns = (1, *x.shape[2:])[-2:]
+    places = (rows, columns) if transposed else None
+    patches = Patches(kernel, dilation, padding, stride, groups, places)
 
-    def by_group(columns: Tensor) -> Tensor:
-        """N x (G a) x positions -> G x (N positions) x a."""
-        n, _, positions = columns.shape
-        split = columns.reshape(n, groups, -1, positions)
-        return split.permute(1, 0, 3, 2).reshape(groups, n * positions, -1)
+    def sides(cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """The images that patches are taken of, and what stands at their places."""
+        inside, outside = (cotangent, x) if transposed else (x, cotangent)
+        return inside if inside.ndim == 4 else inside[:, :, None], outside.flatten(2)
 
-    def vectors(cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        inside, outside = x, cotangent
-        if saved(node, "transposed"):
-            inside, outside = outside, inside
-        if inside.ndim == 3:
-            inside = inside[:, :, None]
-        patches = unfold(inside, kernel, dilation, padding, stride)
-        return by_group(outside.flatten(2)), by_group(patches)
+    def vectors(cotangent: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        inside, outside = sides(cotangent)
+        return patches.at_places(outside, chosen), patches.of(inside, chosen)
 
     size = math.prod(shape) // shape[0]
-    return Pairs((groups, shape[0] // groups, size), vectors)
+    return Pairs((groups, shape[0] // groups, size), vectors, lambda c: patches.number(sides(c)[0]))
 
 
 def _by_image(node: Node, x: Tensor, shape: tuple[int, ...]) -> Rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg.precision import at_least_single
 from .bounds import Centred
 from .output_hessian import OutputHessian, measure, sample_shape, times
 from .terms import Term
@@ -128,7 +129,8 @@ def _block_root(Q: OutputHessian, like: Tensor, size: float) -> OutputHessianRoo
     """Of M x C x C matrices."""
     blocks = Q.matrix
     columns = blocks.shape[1]
-    values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
+    wide = blocks.to(at_least_single(blocks.dtype))
+    values, vectors = torch.linalg.eigh((wide + wide.mT) / 2)
     # Confident samples have a small Q as the difference of large numbers: rounding is measured
     # against the weight of the term, not against what is left. One from a formula errs by as
     # much as its own block.
@@ -142,8 +144,8 @@ def _block_root(Q: OutputHessian, like: Tensor, size: float) -> OutputHessianRoo
     root = torch.where(positive, values, torch.zeros_like(values)).sqrt()
     inverse = torch.where(positive, 1 / root, torch.zeros_like(root))
     return OutputHessianRoot(
-        vectors * root[:, None] @ vectors.mT,
-        vectors * inverse[:, None] @ vectors.mT,
+        (vectors * root[:, None] @ vectors.mT).to(blocks.dtype),
+        (vectors * inverse[:, None] @ vectors.mT).to(blocks.dtype),
         like.shape if Q.dim is not None or len(blocks) != sample_shape(like)[0] else None,
         Q.dim,
     )

@@ -57,10 +57,11 @@ def _several(node: Node, argument: int, view: View, other: Tensor) -> Use | None
             formed = torch.einsum("jnk,jln->njlk", X, cotangent)
         return formed.flatten(1)
 
-    def vectors(cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        return (X, cotangent) if argument == 1 else (cotangent.mT, X)
+    def vectors(cotangent: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        left, right = (X, cotangent) if argument == 1 else (cotangent.mT, X)
+        return (left, right) if chosen is None else (left[:, chosen], right[:, chosen])
 
-    pairs = Pairs((shape[0], shape[1], shape[2]), vectors)
+    pairs = Pairs((shape[0], shape[1], shape[2]), vectors, lambda _: X.shape[1])
     return Use(view.param, GradientEdge(node, 0), rows, None, argument != 1, pairs=pairs)
 
 

@@ -26,10 +26,12 @@ from .readers import READERS, Uses, find_uses
 from .terms import Term
 from .use import Use
 
-MAX_ROWS = 4096
+MAX_ROWS = 512
 """Products of one use that are kept; of more a random sample stands for all. A convolution of 128
 images has 100,000, and their second moments would take ten times as long as its gradient. Those of
-a sample err by the root of its size, 2 %, where a mini-batch errs by far more."""
+a sample err by the root of its size, 4 %, where a mini-batch errs by far more: with 4096, 1024 and
+512 a ResNet comes to 0.366, 0.359 and 0.352 in 40 steps, a convolutional network on digits to
+2.3e-3, 2.2e-3 and 2.3e-3 in 53; with 1024, 512 and 256 a language model to 2.82, 2.80 and 2.83."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Drawn:
             cotangent = self.cotangents[use.output]
             if cotangent is None:
                 continue
-            found = _in(_sampled(_products(use, cotangent), generator), self.dtype)
+            found = _in(_products(use, cotangent, generator), self.dtype)
             if block.bias is not None:
                 bias = biases.get(use.output)
                 found = _continued(found, block.along, 0.0 if bias is None else bias.scale)
@@ -143,35 +145,35 @@ def _passed(
     return Drawn(blocks, cotangents, others, uses, seed, params[0].dtype)
 
 
-def _products(use: Use, cotangent: Tensor) -> Products:
-    """All of one use."""
+def _products(use: Use, cotangent: Tensor, generator: torch.Generator) -> Products:
+    """Those of one use, or a sample of them, drawn with replacement, that stands for all."""
+    left_is_cotangent = use.cotangent_is_left
     if use.pairs is not None:
-        left, right = use.pairs.of(cotangent)
-        return Products(left, right * use.scale, None, use.cotangent_is_left, 1.0)
-    rows = use.rows(cotangent)[None]
+        chosen, weight = _sample(use.pairs.number(cotangent), cotangent, generator)
+        left, right = use.pairs.of(cotangent, chosen)
+        return Products(left, right * use.scale, None, left_is_cotangent, weight)
+    rows = use.rows(cotangent)
+    chosen, weight = _sample(len(rows), cotangent, generator)
+    rows = _taken(rows, chosen)[None]
     if use.index is not None:
-        return Products(None, rows * use.scale, use.index, False, 1.0)
+        return Products(None, rows * use.scale, _taken(use.index, chosen), False, weight)
     if use.operand is None:
-        return Products(rows, rows.new_full((1, rows.shape[1], 1), use.scale), None, True, 1.0)
-    operand = use.operand.to(rows.dtype)[None] * use.scale
-    left, right = (rows, operand) if use.cotangent_is_left else (operand, rows)
-    return Products(left, right, None, use.cotangent_is_left, 1.0)
+        return Products(rows, rows.new_full((1, rows.shape[1], 1), use.scale), None, True, weight)
+    operand = _taken(use.operand, chosen).to(rows.dtype)[None] * use.scale
+    left, right = (rows, operand) if left_is_cotangent else (operand, rows)
+    return Products(left, right, None, left_is_cotangent, weight)
 
 
-def _sampled(all_of_them: Products, generator: torch.Generator) -> Products:
-    """At most `MAX_ROWS` products, drawn with replacement."""
-    left, right, index = all_of_them.left, all_of_them.right, all_of_them.index
-    number = right.shape[1]
+def _sample(number: int, like: Tensor, generator: torch.Generator) -> tuple[Tensor | None, float]:
+    """The numbers of at most `MAX_ROWS` products, None for all; how many each stands for."""
     if number <= MAX_ROWS:
-        return all_of_them
-    chosen = torch.randint(number, (MAX_ROWS,), generator=generator).to(right.device)
-    return replace(
-        all_of_them,
-        left=None if left is None else left[:, chosen],
-        right=right[:, chosen],
-        index=None if index is None else index[chosen],
-        weight=number / MAX_ROWS,
-    )
+        return None, 1.0
+    chosen = torch.randint(number, (MAX_ROWS,), generator=generator).to(like.device)
+    return chosen, number / MAX_ROWS
+
+
+def _taken(rows: Tensor, chosen: Tensor | None) -> Tensor:
+    return rows if chosen is None else rows[chosen]
 
 
 def _in(products: Products, dtype: torch.dtype) -> Products:

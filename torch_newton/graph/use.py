@@ -23,11 +23,14 @@ class Pairs:
 
     Attributes:
         shape: (G, a, b).
-        of: makes G x n x a and G x n x b of the cotangent, whose products add up to the derivative.
+        of: makes G x n x a and G x n x b of the cotangent, whose products add up to the derivative;
+            or, of the numbers of some products, the vectors of these.
+        number: n, of the cotangent.
     """
 
     shape: tuple[int, int, int]
-    of: Callable[[Tensor], tuple[Tensor, Tensor]]
+    of: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+    number: Callable[[Tensor], int]
 
 
 @dataclass(frozen=True)

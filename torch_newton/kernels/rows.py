@@ -23,6 +23,7 @@ from ..graph.reading import Request
 from ..graph.residuals import Residuals, Term, read_residuals
 from ..linalg.factored_jacobian import Factor, FactoredJacobian
 from ..linalg.flat import flatten
+from ..linalg.precision import at_least_single
 
 JACOBIAN_ENTRIES = 2**27
 """At most so many entries of J are formed, one GiB in double precision."""
@@ -53,6 +54,11 @@ class Rows:
     weighted: FactoredJacobian
     scale: float | None
     rank: int
+
+    def in_single(self) -> Rows:
+        """The same rows in single precision, if they are in a narrower one."""
+        dtype = at_least_single(self.plain.dtype)
+        return Rows(self.plain.to(dtype), self.weighted.to(dtype), self.scale, self.rank)
 
 
 def jacobian_of(
@@ -184,14 +190,14 @@ def rows_of_loss(
         if plain.rows > max_passes:
             raise TooManyPassesError(f"Q takes {plain.rows} products, and not {max_passes}")
         weighted, rank = _weighted_densely(plain, terms, params)
-        return Rows(plain, weighted, None, rank), found.unrecognised
+        return Rows(plain, weighted, None, rank).in_single(), found.unrecognised
     rank = sum(_rank(root) for root in found_roots)
     if scale is not None:
         constant = float(scale[0]) if bool((scale == scale[0]).all()) else 0.0
         weighted = _scaled(plain, scale) if known is None else known
-        return Rows(plain, weighted, constant or None, rank), found.unrecognised
+        return Rows(plain, weighted, constant or None, rank).in_single(), found.unrecognised
     weighted = _jacobian(terms, params, (plain, found_roots))
-    return Rows(plain, weighted, None, rank), found.unrecognised
+    return Rows(plain, weighted, None, rank).in_single(), found.unrecognised
 
 
 def rows_of_outputs(
@@ -206,7 +212,7 @@ def rows_of_outputs(
     samples = len(outputs) if outputs.ndim else 1
     scale = 1 / math.sqrt(samples)
     weights = torch.full((plain.rows,), scale, dtype=torch.float64).to(outputs)
-    return Rows(plain, _scaled(plain, weights), scale, plain.rows)
+    return Rows(plain, _scaled(plain, weights), scale, plain.rows).in_single()
 
 
 def _identity(term: Term) -> OutputHessianRoot:

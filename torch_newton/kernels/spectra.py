@@ -32,6 +32,15 @@ that, 1e-24 of the largest or better in double precision, where a Gram matrix wo
 The price is a QR decomposition, of 2 R P min(R, P) operations instead of half as many, and J in
 memory: at this limit 32 MiB in double precision, and at most 17 G operations, a few seconds."""
 
+SINGLE = torch.finfo(torch.float32).eps
+"""The unit of single precision; a larger one is that of reduced precision."""
+
+LIKELY = 8.0
+"""Rounding in J in units of epsilon times its Frobenius norm, where products are in reduced
+precision. The worst case, max(R, P) epsilon of the largest singular value, says nothing there: of
+J with 128 columns in bfloat16 it is all of J. On 24 dense networks of 2 to 6 layers in bfloat16 it
+was at most 3.3, where a unit falls on the other side of a kink; twice that, and a bit."""
+
 
 @dataclass(frozen=True)
 class KernelSpectrum:
@@ -136,7 +145,7 @@ def kernel_spectrum(
         nothing = Eigenvalue(math.nan, math.inf, False)
         return KernelSpectrum(nothing, nothing, torch.empty(0, dtype=torch.float64))
     if min(J.shape) > max_size:
-        return _extreme_spectrum(J, products)
+        return _extreme_spectrum(J, products, epsilon)
     by_singular_values = J.rows * J.shape[1] <= SINGULAR_VALUE_ENTRIES
     if by_singular_values:
         values, rounding = _squared_singular_values(J.dense().double(), epsilon)
@@ -160,12 +169,16 @@ def _share(kappa: float, damping: float) -> float:
     return kappa / (kappa + damping) if kappa > 0 else 0.0
 
 
-def _extreme_spectrum(J: FactoredJacobian, products: int) -> KernelSpectrum:
-    if J.rows > J.shape[1]:  # J J^T has the eigenvalues of J^T J, and zeros
-        found = extreme_eigenvalues(J.T @ J, max_iter=products)
-        return KernelSpectrum(Eigenvalue(0.0, 0.0, True), found.largest)
-    found = extreme_eigenvalues(J @ J.T, max_iter=products)
-    return KernelSpectrum(found.smallest, found.largest)
+def _extreme_spectrum(J: FactoredJacobian, products: int, epsilon: float) -> KernelSpectrum:
+    wide = J.rows <= J.shape[1]
+    found = extreme_eigenvalues(J @ J.T if wide else J.T @ J, max_iter=products)
+    # The entries of J are rounded, whatever the precision of the products made of them.
+    rounding = found.products * epsilon * abs(found.largest.value)
+    largest = found.largest.widened(rounding)
+    if wide:
+        return KernelSpectrum(found.smallest.widened(rounding), largest)
+    # J J^T has the eigenvalues of J^T J, and zeros.
+    return KernelSpectrum(Eigenvalue(0.0, 0.0, True), largest)
 
 
 def _squared_singular_values(A: Tensor, epsilon: float) -> tuple[Tensor, float]:
@@ -174,8 +187,20 @@ def _squared_singular_values(A: Tensor, epsilon: float) -> tuple[Tensor, float]:
     wide = A.shape[0] < A.shape[1]
     small = torch.linalg.qr(A.T if wide else A, mode="r").R
     values: Tensor = torch.linalg.svdvals(small)
-    rounding = max(A.shape) * epsilon * float(values.max())
+    rounding = _rounding_of_rows(max(A.shape), epsilon, values)
     return torch.where(values > rounding, values, torch.zeros_like(values)).square(), rounding
+
+
+def _rounding_of_rows(count: int, epsilon: float, singular: Tensor) -> float:
+    r"""How far rounding in the entries of J may move a singular value.
+
+    :math:`n \varepsilon \sigma_{max}` for n rows or columns; in reduced precision
+    :math:`8 \varepsilon |J|_F`, see `LIKELY`, where that is less.
+    """
+    worst = count * epsilon * float(singular.max())
+    if epsilon <= SINGLE:
+        return worst
+    return min(worst, LIKELY * epsilon * float(torch.linalg.vector_norm(singular)))
 
 
 def _gram_eigenvalues(
@@ -193,6 +218,10 @@ def _gram_eigenvalues(
     gram = gram.double()
     values = torch.linalg.eigvalsh((gram + gram.T) / 2)
     rounding = rounding_of(values, epsilon)
+    if epsilon > SINGLE:
+        singular = values.clamp(min=0).sqrt()
+        of_rows = _rounding_of_rows(len(values), epsilon, singular)
+        rounding = min(rounding, 2 * float(singular.max()) * of_rows + of_rows**2)
     return torch.where(values > rounding, values, torch.zeros_like(values)), rounding
 
 

@@ -38,6 +38,10 @@ class Eigenvalue:
     error_bound: float
     converged: bool
 
+    def widened(self, rounding: float) -> Eigenvalue:
+        """The same, with so much more for rounding in its error bound."""
+        return replace(self, error_bound=self.error_bound + rounding)
+
 
 @dataclass(frozen=True)
 class Extremes:

@@ -28,6 +28,10 @@ ROUNDING = 100.0
 entry is the difference of equal numbers. Measured on Burgers' equation: at 100 units the basis that
 belongs to the factor is orthonormal to 1e-2, and at 10 no longer."""
 
+PANEL = 64
+"""Rows of a block that are accepted or rejected one by one before what they leave of the others is
+computed, all at once. Row by row throughout, 2,048 rows took 6 s, and so 0.26 s."""
+
 
 class PivotedCholesky:
     r"""A growing factor :math:`F F^T \approx J J^T`, with the trace of what it leaves.
@@ -159,7 +163,26 @@ def accepted(matrix: Tensor, luck: Sequence[float], least: float) -> list[int]:
         least: what a row must have left in any case.
     """
     remaining = matrix.detach().cpu().double().clone()
-    first = remaining.diagonal().tolist()
+    first = remaining.diagonal().clone()
+    kept: list[int] = []
+    for start in range(0, len(luck), PANEL):
+        end = start + PANEL
+        panel = remaining[start:end, start:end]
+        found = _accepted(panel.clone(), luck[start:end], first[start:end].tolist(), least)
+        kept += [start + i for i in found]
+        if found and end < len(luck):
+            # What the rows kept here leave of those to come, by one product.
+            corner = torch.linalg.cholesky(panel[found][:, found])
+            below = remaining[end:, start:end][:, found]
+            below = torch.linalg.solve_triangular(corner, below.T, upper=False).T
+            remaining[end:, end:] -= below @ below.T
+    return kept
+
+
+def _accepted(
+    remaining: Tensor, luck: Sequence[float], first: Sequence[float], least: float
+) -> list[int]:
+    """The same of one panel, row by row, given the diagonal before any row was kept."""
     kept = []
     for i, share in enumerate(luck):
         pivot = float(remaining[i, i])

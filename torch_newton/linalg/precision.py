@@ -32,6 +32,15 @@ def solving_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float64
 
 
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """Single precision in place of a narrower one, in which PyTorch decomposes no matrices.
+
+    >>> at_least_single(torch.bfloat16), at_least_single(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 def _has_fast_double(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) in FAST_DOUBLE

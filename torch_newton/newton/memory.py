@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..step import CandidateSystem, Step
+from ..step import CandidateSystem, Path, Step
 from .bandit import History
+from .batches import Batches
+from .convergence import Rest
 from .verification import Verified
 
 VERSION = 1
@@ -44,6 +46,8 @@ class Memory:
         finite_difference: whether products are known to need differences of gradients.
         verified: what is remembered of the tests of the exact Hessian.
         pivots: rows from which the factor of low rank of the last step was made.
+        batches: whether each step sees another batch, and how steps are chosen then.
+        rest: what is remembered of steps that did not lower the loss.
     """
 
     steps: int = 0
@@ -55,6 +59,8 @@ class Memory:
     finite_difference: bool = False
     verified: Verified = field(default_factory=Verified)
     pivots: tuple[int, ...] = ()
+    batches: Batches = field(default_factory=Batches)
+    rest: Rest = field(default_factory=Rest)
 
     def of(self, system: CandidateSystem) -> SystemMemory:
         """What is known of a system; of one not solved before, what is known of its counterpart
@@ -63,7 +69,9 @@ class Memory:
         if system.name in self.systems:
             return self.systems[system.name]
         for known in self.systems.values():
-            if known.last is not None and known.last.system.scaled == system.scaled:
+            if known.last is None or known.last.path is Path.KRONECKER:
+                continue
+            if known.last.system.scaled == system.scaled:
                 return known
         return SystemMemory()
 
@@ -84,6 +92,8 @@ class Memory:
             "history": self.history.numbers(),
             "verified": self.verified.numbers(),
             "pivots": dict.fromkeys(self.pivots, True),
+            "batches": self.batches.numbers(),
+            "rest": self.rest.numbers(),
         }
 
     @classmethod
@@ -114,6 +124,8 @@ class Memory:
                 "history": History.from_numbers(values["history"]),
                 "verified": Verified.from_numbers(values.get("verified") or Verified().numbers()),
                 "pivots": tuple(values.get("pivots", ())),
+                "batches": Batches.from_numbers(values.get("batches") or Batches().numbers()),
+                "rest": Rest.from_numbers(values.get("rest") or {}),
             }
         )
 

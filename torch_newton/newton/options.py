@@ -27,6 +27,7 @@ a rule with constants out of range                  needs
 ``scaling`` of a loss whose rows cannot be read     scaling='jacobian' needs a loss
 ``correction`` not a bool                           correction must be True or False
 ``maximize`` not a bool                             maximize must be True or False
+``verbose`` not a bool                              verbose must be True or False
 another optimizer's option in a group               RegNewton has no
 an option other than ``lr`` in a group              cannot differ between parameter groups
 no parameters                                       empty parameter list
@@ -47,7 +48,7 @@ parameters without entries                          have no entries
 parameters made in inference mode                   made under torch.inference_mode()
 parameters of FSDP or tensor parallelism            does not work with FSDP
 parameters that are all frozen                      no parameter requires a gradient
-no closure, as from DeepSpeed                       step() needs a closure
+no closure, as from some trainers                    step() needs a closure
 a GradScaler                                        a GradScaler scales
 a closure that cannot be called                     needs a callable closure
 a closure without a loss                            neither called loss.backward()
@@ -75,18 +76,19 @@ too few products for a fixed damping (a warning)    was not solved to cg_tol
 a closure without ``zero_grad`` (a warning)         call optimizer.zero_grad() in the closure
 a loss over its own detached value (a warning)      divided by its own detached value
 hooks on parameters (a warning)                     also acts on every product
+clipping to a small part (a warning)                shortens the gradient
 ==================================================  =========================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..curvature.base import Curvature
 from ..curvature.table import curvatures
-from ..damping import MiniBatch, RetryingRule, damping_rule
+from ..damping import Adaptive, MiniBatch, RetryingRule, damping_rule
 from ..damping.base import AnyRule
 from ..preconditioners.base import AnyPreconditioner
 from ..preconditioners.table import preconditioner
@@ -122,6 +124,7 @@ class Options:
     correction: bool = True
     maximize: bool = False
     max_memory: int | None = None
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         curvatures(self.curvature, adaptive=False)  # complains of an unknown one
@@ -140,7 +143,7 @@ class Options:
         if self.hvp not in HVPS:
             names = ", ".join(repr(name) for name in HVPS)
             raise ValueError(f"hvp must be one of {names}, not {self.hvp!r}")
-        for name in ("correction", "maximize"):
+        for name in ("correction", "maximize", "verbose"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         preconditioner(self.preconditioner)
@@ -184,6 +187,14 @@ class Options:
             for curvature in self.curvatures
             for with_scaling in scaled
         }
+
+    @cached_property
+    def for_batches(self) -> Options | None:
+        """The options of steps that see another batch each; None where the user chose a way."""
+        chosen = (self.curvature, self.preconditioner, self.scaling, self.damping)
+        if chosen != ("auto", "auto", "auto", Adaptive()):
+            return None
+        return replace(self, curvature="kronecker", damping=MiniBatch())
 
     @property
     def averaged(self) -> bool:

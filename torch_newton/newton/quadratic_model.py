@@ -22,6 +22,7 @@ from ..preconditioners.least_squares import least_squares_step
 from ..preconditioners.low_rank import LowRankInverse, LowRankSpace
 from ..preconditioners.scaling import Scaling
 from ..step import Path
+from .completion import completed, iterated_gauss_newton
 from .counting import Counter, counted
 from .precision import gradient_in
 from .proposal import Proposal, curvature_of, direct
@@ -48,7 +49,8 @@ class QuadraticModel:
             damping may enlarge it, and `scaling` is the present one.
         path: how the system is solved, where that does not follow from the above.
         rounding: the unit of rounding in g, where that is not the one of its dtype.
-        low_rank: the rows whose J^T J is A, where there are too many for a `space`.
+        low_rank: the rows of the loss, where there are too many for a `space`.
+        closed_rows: whether their J^T J is A.
         limited: whether a step with a scaling moves no tensor much farther than its size, where
             the rows are those of the loss.
 
@@ -67,6 +69,7 @@ class QuadraticModel:
         path: Path | None = None,
         rounding: float = 0.0,
         low_rank: LowRankSpace | None = None,
+        closed_rows: bool = True,
         limited: bool = True,
     ) -> None:
         self._exact_inverse = exact_inverse
@@ -78,7 +81,8 @@ class QuadraticModel:
         self._counter = Counter()
         self._at_damping = at_damping
         # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
-        self._low_rank, self._limited = low_rank, limited and bool(space and space.sums_up)
+        self._limited = limited and bool(space and space.sums_up)
+        self._low_rank, self._closed_rows = low_rank, closed_rows
         if space is not None:
             self.path = Path.FUNCTION_SPACE
         else:
@@ -125,7 +129,8 @@ class QuadraticModel:
             scaling,
             None if at.low_rank is None else Path.LOW_RANK,
             rounding,
-            curvature.iterative(at),
+            at.iterative,
+            curvature.iterative(at) is not None,
             # The rows of the last micro-batch leave other gradients to D alone, so that all steps
             # are long; limiting them left 2 to 6 times the loss after forty.
             limited=not at.start.surrogate.accumulated,
@@ -145,6 +150,11 @@ class QuadraticModel:
     def kernel_extremes(self) -> Callable[[], tuple[float, float]] | None:
         """Computes the extreme eigenvalues of the tangent kernel, where its rows are in hand."""
         return None if self._space is None else self._space.extremes
+
+    @property
+    def from_gauss_newton(self) -> bool:
+        """Whether truncated solves start at a Gauss-Newton step."""
+        return self._space is not None or not (self._low_rank is None or self._closed_rows)
 
     @property
     def underdetermined(self) -> bool:
@@ -202,50 +212,38 @@ class QuadraticModel:
             if larger is None:
                 break
             del proposal  # the next solve needs its memory
+            earlier, before = self.scaling.vector, self._space
             self._rescale(larger)
+            if self._space is not None and before is not None:
+                # Divided in the precision of the system, which may be higher than that of D.
+                ratio = larger.vector.to(before.dtype) / earlier.to(before.dtype)
+                self._space.adopt(before, ratio)
             proposal = self._truncated(damping, tol, max_iter)
         return proposal
 
     def _truncated(self, damping: float, tol: float, max_iter: int) -> Proposal:
         """The step with D as it is.
 
-        In function space they start at the Gauss-Newton step d, and solve for what it leaves:
-        (A + lambda I) c = -g - (A + lambda I) d.
+        With the rows of the loss in hand they start at the Gauss-Newton step (`completion`).
         """
-        if self._exact_inverse and self._space is not None:
+        inverse: DampedInverse | LowRankInverse
+        if self._space is not None:
             inverse = self._space.at(damping)
-            self._counter.products += 1
             d, image = inverse.step(self._space_g)
-            return direct(self._variables.to_theta(d), image, self.path, inverse)
-        A = damped(self._A, damping)
-        negative = Stop.NEGATIVE_CURVATURE
-        if self._space is None:
-            return self._preconditioned_step(A, damping, tol, max_iter)
-
-        inverse = self._space.at(damping)
-        first = inverse.step(self._space_g)[0].to(self._dtype)
-        curved = self._A @ first
-        residual = -self._g - curved - damping * first
-        norm, norm_g = (float(torch.linalg.vector_norm(v)) for v in (residual, self._g))
-        solution = conjugate_gradient(
-            A,
-            residual,
-            inverse.operator(self._dtype),
-            tol=min(1.0, tol * norm_g / norm) if norm > 0 else 1.0,
-            max_iter=max_iter,
-            min_curvature=1e-3 * damping,
-            overwrite_b=True,
-        )
-        found, curvatures = [first], [float(first @ curved)]
-        if bool(solution.x.any()):
-            x = first + solution.x
-            curvature = float(x @ (curved + solution.Ax - damping * solution.x))
-            # Where the curvature is negative the model cannot tell which of the two is better.
-            others = 1 if solution.stop is negative else 0
-            found, curvatures = [x, *found[:others]], [curvature, *curvatures[:others]]
-        return self._proposal(
-            found, curvatures, solution, solution.stop is negative, self.path, inverse
-        )
+            if self._exact_inverse:
+                self._counter.products += 1
+                return direct(self._variables.to_theta(d), image, self.path, inverse)
+            first = d.to(self._dtype)
+            del d, image
+        elif self._low_rank is not None and not self._closed_rows:
+            inverse = self._low_rank.at(damping)
+            first = iterated_gauss_newton(inverse, self._g, tol, self._counter)
+        else:
+            return self._preconditioned_step(damped(self._A, damping), damping, tol, max_iter)
+        M = inverse.operator(self._dtype)
+        found, curvatures, solution = completed(first, self._A, self._g, M, damping, tol, max_iter)
+        negative = solution.stop is Stop.NEGATIVE_CURVATURE
+        return self._proposal(found, curvatures, solution, negative, self.path, inverse)
 
     def _preconditioned_step(
         self, A: LinearOperator, damping: float, tol: float, max_iter: int

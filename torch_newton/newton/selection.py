@@ -27,10 +27,10 @@ def plan(options: Options, memory: Memory) -> CandidateSystem:
 def select(memory: Memory, systems: Systems) -> CandidateSystem:
     """The system that has gained most for its cost, or one whose turn it is to be tried.
 
-    Where steps are solved iteratively, another system than the Gauss-Newton one has no solve in
-    function space to start from, and takes ten products where three do in there. A trial then
-    waits until it has been paid for: the loss has not fallen far yet when steps are slow and much
-    is still to come. (On Burgers' equation at 10,456 points trials took half of the first 30 s.)
+    Where steps are solved iteratively, that with another matrix than the Gauss-Newton one takes the
+    iterations of both. A trial then waits until it has been paid for: the loss has not fallen far
+    yet when steps are slow and much is still to come. (On Burgers' equation at 10,456 points trials
+    took half of the first 30 s.)
     """
     last = memory.last_step
     iterative = last is not None and last.path is Path.LOW_RANK
@@ -39,9 +39,8 @@ def select(memory: Memory, systems: Systems) -> CandidateSystem:
 
 
 def _cost(curvature: Curvature, iterative: bool) -> float:
-    """What a first step is reckoned to cost, with two evaluations for each further product."""
-    inside, elsewhere = curvature.max_products
-    return curvature.expected_cost + (2.0 * (elsewhere - inside) if iterative else 0.0)
+    """What a first step is reckoned to cost, and twice that where two systems are iterated."""
+    return curvature.expected_cost * (2.0 if iterative and curvature.exact else 1.0)
 
 
 def possible(options: Options, at: Linearization) -> Systems:

@@ -78,7 +78,7 @@ class StochasticSearch:
             damping = checked(retrying.retry(damping, attempt, self.context))
         step = replace(
             step,
-            loss_after=attempt.loss,
+            loss_after=attempt.loss if accepted else step.loss,
             damping=damping,
             ratio=attempt.ratio if math.isfinite(attempt.ratio) else math.nan,
             accepted=accepted,

@@ -13,7 +13,8 @@ from ..closure.surrogate import Surrogate
 from ..curvature.base import Curvature
 from ..damping import Attempt, DampingContext, RetryingRule
 from ..linalg.flat import norm
-from ..step import Path, Step
+from ..step import Step
+from .convergence import expected_reduction
 from .options import Options
 from .proposal import Proposal
 from .quadratic_model import QuadraticModel
@@ -56,6 +57,9 @@ class TrustRegionSearch:
         surrogate: the function of that loss which the step minimises.
         options: the damping rule, and how far a system is solved.
         lengths: the step in units of the solution, for all parameters or for each.
+        resting: whether the last step was one of training that has come to rest. A step then
+            tries one lambda and no correction: what it could gain is below the rounding of the
+            loss, which refuses or accepts by chance.
     """
 
     model: QuadraticModel
@@ -64,6 +68,7 @@ class TrustRegionSearch:
     surrogate: Surrogate
     options: Options
     lengths: float | Tensor
+    resting: bool = False
 
     def run(
         self, step: Step, context: DampingContext, last: Step | None, first_norm: float
@@ -80,9 +85,12 @@ class TrustRegionSearch:
         tol = self._tolerance(first_norm)
         first = damping = _checked(rule(last, context))
         iterations, negative, lowest, flat = 0, False, math.inf, _Flat()
-        for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
+        attempts = 1 if retrying is None or self.resting else retrying.attempts
+        for number in range(1, attempts + 1):
             proposal = self._solve(damping, tol)
             attempt, graph = self._try(number, damping, proposal, step.loss, context)
+            if number == 1:
+                expected = expected_reduction(self.model.gradient, attempt, self.lengths)
             accepted = _accepts(retrying, attempt)
             flat.look(attempt, step.loss, context.epsilon)
             hopeless = accepted or flat.unchanged > 0
@@ -108,7 +116,7 @@ class TrustRegionSearch:
         moved = attempt.direction if accepted else None
         step = replace(
             step,
-            loss_after=attempt.loss,
+            loss_after=step.loss if moved is None else attempt.loss,
             damping=damping,  # where all were refused, what the last taught the next step
             ratio=attempt.ratio,
             accepted=accepted,
@@ -124,6 +132,7 @@ class TrustRegionSearch:
             rank=proposal.rank,
             effective_dimension=proposal.effective_dimension,
             step_length=0.0 if moved is None else norm(moved),
+            expected_reduction=expected,
         )
         return step, moved
 
@@ -149,7 +158,7 @@ class TrustRegionSearch:
             return model.exact_step(damping, tol, max_iter)
         if max_iter is None:
             inside, elsewhere = self.curvature.max_products
-            max_iter = inside if model.path is Path.FUNCTION_SPACE else elsewhere
+            max_iter = inside if model.from_gauss_newton else elsewhere
         return model.truncated_step(damping, tol, max_iter)
 
     def _try(
@@ -189,7 +198,7 @@ class TrustRegionSearch:
         self, proposal: Proposal, attempt: Attempt, graph: Tensor | None
     ) -> Tensor | None:
         """A refused direction with its second-order correction, where that has a chance."""
-        if self.options.retrying is None or not self.options.correction:
+        if self.options.retrying is None or not self.options.correction or self.resting:
             return None
         if attempt.direction is None or graph is None or not attempt.predicted > 0:
             return None

@@ -57,8 +57,9 @@ PRODUCT = 5
 vector, whose matrices are many and small. Measured for 10,456 x 7,851 with four uses of each
 weight: 35 ms for 3.3e8 operations, and 37e9 a second."""
 
-SPECTRUM = 10
-"""Operations of an eigendecomposition of k x k, over k^3: 2.5 s for 2,048 on one core."""
+INNER = 3 / 2
+"""Operations, over k^3, of what a factor of rank k takes for two values of lambda: a Cholesky
+factor of F^T F + lambda I, which is a third, and its inverse for the effective dimension."""
 
 SOLVES = 3
 """Systems solved with one factor: those of the attempts of a step, and of their corrections."""
@@ -164,7 +165,7 @@ def worth_a_block(
         return DECIMAL * math.sqrt(1 + largest * left)
 
     spared = iterations(left) - iterations(fall * left)
-    price = block * (rows * (entry + 2.0 * rank) + 3.0 * SPECTRUM * rank**2)
+    price = block * (rows * (entry + 2.0 * rank) + 3.0 * INNER * rank**2)
     return SOLVES * spared * 2 * product > price
 
 

@@ -1,10 +1,10 @@
 r"""The damped inverse of a Gauss-Newton matrix from a factor of low rank of its kernel.
 
 With :math:`F F^T \approx J J^T` of k columns by randomly pivoted Cholesky
-(`linalg.pivoted_cholesky`), V the k orthonormal combinations of the chosen rows of J, and
-:math:`F^T F = W \Sigma W^T`, the matrix :math:`V^T F^T F V` is that part of :math:`J^T J`, and
+(`linalg.pivoted_cholesky`) and V the k orthonormal combinations of the chosen rows of J, the matrix
+:math:`V^T F^T F V` is that part of :math:`J^T J`, and
 
-.. math:: M = V^T W (\Sigma + \lambda I)^{-1} W^T V + (I - V^T V) / (\lambda + \epsilon)
+.. math:: M = V^T (F^T F + \lambda I)^{-1} V + (I - V^T V) / (\lambda + \epsilon)
 
 preconditions :math:`J^T J + \lambda I` (as Frangella, Tropp and Udell 2023, *Randomized Nyström
 preconditioning*, do for a space of random vectors). Its condition is about
@@ -23,9 +23,11 @@ from torch import Tensor
 from ..graph.reading import Reading
 from ..linalg.conjugate_gradient import conjugate_gradient
 from ..linalg.factored_jacobian import FactoredJacobian
-from ..linalg.operators import LinearOperator, damped, symmetric
+from ..linalg.gram import symmetric_product
+from ..linalg.operators import LinearOperator, damped, in_dtype, symmetric
 from ..linalg.pivoted_cholesky import BLOCK, PivotedCholesky
 from . import cost
+from .damped_inverse import cholesky
 from .linearized_loss import LinearizedLoss, TargetAt
 
 LOOSE = 4.0
@@ -71,7 +73,8 @@ class LowRankSpace:
         self.exact = exact
         self.max_memory = max_memory
         self.proposed = tuple(proposed)
-        self._damping = 0.0
+        self._last: LowRankInverse | None = None
+        self._inner: Tensor | None = None
 
     @classmethod
     def of(
@@ -135,8 +138,8 @@ class LowRankSpace:
                 break
             first = self.proposed[:limit] if factor.rank == 0 else ()
             factor.extend(min(BLOCK, limit - factor.rank), first or None)
-        self._damping = damping
-        return LowRankInverse(self, damping)
+        self._last = LowRankInverse(self, damping)
+        return self._last
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -144,27 +147,21 @@ class LowRankSpace:
 
         None of them where they are many more than it takes, as rows of another batch come to be.
         """
-        factor = self.cholesky
-        if not factor.rank:
+        factor, last = self.cholesky, self._last
+        if not factor.rank or last is None:
             return ()
-        if factor.rank > LOOSE * (1 + dimension(self.spectrum()[0], self._damping)):
+        if factor.rank > LOOSE * (1 + last.effective_dimension):
             return ()
         left = factor.trace - factor.factor.square().sum(0).cumsum(0)
-        needed = int((left > cost.COVERED * self._damping).sum()) + 1
+        needed = int((left > cost.COVERED * last.damping).sum()) + 1
         return tuple(factor.pivots[:needed])
 
-    @cached_property
-    def _spectra(self) -> dict[int, tuple[Tensor, Tensor]]:
-        return {}
-
-    def spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and eigenvectors of F^T F, k and k x k, in double precision."""
+    def inner(self) -> Tensor:
+        """F^T F, k x k, in double precision."""
         rank = self.cholesky.rank
-        if rank not in self._spectra:
-            F = self.cholesky.factor
-            values, vectors = torch.linalg.eigh((F.T @ F).double())
-            self._spectra[rank] = values.clamp_min(0.0), vectors
-        return self._spectra[rank]
+        if self._inner is None or len(self._inner) != rank:
+            self._inner = symmetric_product(self.cholesky.factor.T).double()
+        return self._inner
 
 
 class LowRankInverse:
@@ -182,19 +179,22 @@ class LowRankInverse:
         factor = space.cholesky
         self.rank = factor.rank
         self._rest = damping + cost.share_of_trace(factor.fall, factor.block) * factor.trace_left
-        self._values, self._vectors = space.spectrum()
+        # Of positive numbers alone where rounding is larger than lambda.
+        self._core = cholesky(space.inner(), damping)
         self._rows, self._triangle = factor.rows, factor.triangle
 
-    @property
+    @cached_property
     def effective_dimension(self) -> float:
         """tr K (K + lambda I)^{-1} of the factor with this rank."""
-        return dimension(self._values, self.damping)
+        left = float(torch.cholesky_inverse(self._core).diagonal().sum()) if self.rank else 0.0
+        return max(0.0, self.rank - self.damping * left)
 
-    def operator(self) -> LinearOperator:
-        """M, P x P, symmetric positive definite."""
+    def operator(self, dtype: torch.dtype | None = None) -> LinearOperator:
+        """M, P x P, symmetric positive definite, for vectors of a given precision."""
         jacobian = self.space.jacobian
         size, like = jacobian.shape[1], jacobian.like[0]
-        return symmetric(size, self._product, dtype=like.dtype, device=like.device)
+        M = symmetric(size, self._product, dtype=like.dtype, device=like.device)
+        return in_dtype(M, dtype or like.dtype)
 
     def correction(self, remainder: Tensor) -> Tensor:
         r"""The step :math:`-(\hat J^T \hat J + \lambda I)^{-1} \hat J^T e` for R entries e, by
@@ -212,15 +212,9 @@ class LowRankInverse:
             rest = torch.where(self.space.shift > 0, v / (self.damping + self.space.shift), rest)
         if not self.rank:
             return rest
-        W, L = self._vectors, self._triangle
+        L = self._triangle
         inner = self._rows.matvec(v).double().unsqueeze(1)
-        inner = W.T @ torch.linalg.solve_triangular(L, inner, upper=False)
-        weights = 1 / (self._values + self.damping) - 1 / self._rest
-        inner = W @ (weights.unsqueeze(1) * inner)
+        inner = torch.linalg.solve_triangular(L, inner, upper=False)
+        inner = torch.cholesky_solve(inner, self._core) - inner / self._rest
         inner = torch.linalg.solve_triangular(L.T, inner, upper=True)
         return rest + self._rows.rmatvec(inner.squeeze(1).to(v.dtype))
-
-
-def dimension(values: Tensor, damping: float) -> float:
-    r""":math:`\operatorname{tr} A (A + \lambda I)^{-1}` from the eigenvalues of A."""
-    return float((values / (values + damping)).sum())

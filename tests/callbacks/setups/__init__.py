@@ -5,9 +5,9 @@ from importlib import import_module
 from tests.callbacks.setups.setup import Setup
 
 KINDS = (
-    "networks", "sequences", "operators", "parameters", "backward", "losses", "physics", "noise",
-    "batches", "loaders", "optimizers", "manual", "trainers", "hooks", "callbacks", "failures",
-    "processes",
+    "networks", "sequences", "operators", "parameters", "backward", "losses", "objectives",
+    "physics", "noise", "batches", "loaders", "optimizers", "manual", "trainers", "habits",
+    "hooks", "callbacks", "failures", "processes",
 )  # fmt: skip
 
 BY_KIND: dict[str, list[Setup]] = {

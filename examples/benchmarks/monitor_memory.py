@@ -1,0 +1,178 @@
+"""Memory of CurvatureMonitor: python -m examples.benchmarks.monitor_memory [--models resnet-18].
+
+Each network of `monitor_models` trains by Adam for some steps, with a pause of the monitor after
+each of them once five are timed. What PyTorch's allocator hands out on the CPU is recorded in full,
+so that the peak is exact on a busy machine, too. Printed in vectors of P numbers, above what is
+held between two steps without a monitor, are
+
+- `step`: the peak of a training step;
+- `product`: that of a gradient and a product with the Hessian alone, graph included;
+- `pause`: that of the monitor's pauses;
+- `between`: what the monitor holds between two pauses;
+- `allowed`: for how many Lanczos vectors the measurement had room at a time;
+- `surplus`: pause - product - allowed, which is to be at most 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from lightning_callbacks import CurvatureMonitor
+from lightning_callbacks.budget import ENOUGH_STEPS
+from lightning_callbacks.quantities.table import BY_DEFAULT
+from torch_newton.autodiff.products import gradient_and_hessian
+from torch_newton.linalg.lanczos import Process
+
+from .memory import measured
+from .monitor_models import MODELS, Module, made
+
+PAUSE = "a pause of the monitor"
+"""The name of the recorded spans."""
+
+
+class Recorded(CurvatureMonitor):
+    """Marks its pauses in the record of the profiler."""
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        with record_function(PAUSE):
+            super().on_train_batch_end(*given)
+
+
+@dataclass
+class Vectors:
+    """The Lanczos vectors for which there is room, and the most at a time."""
+
+    now: int = 0
+    most: int = 0
+
+
+@contextmanager
+def counted() -> Iterator[Vectors]:
+    """A block in which the Lanczos vectors of all processes are counted."""
+    vectors, make = Vectors(), Process.__init__
+
+    def init(process: Process, *given: Any) -> None:
+        make(process, *given)
+        vectors.now += process.capacity
+        vectors.most = max(vectors.most, vectors.now)
+
+    def gone(process: Process) -> None:
+        vectors.now -= getattr(process, "capacity", 0)
+
+    Process.__init__, Process.__del__ = init, gone  # type: ignore[method-assign, attr-defined]
+    try:
+        yield vectors
+    finally:
+        Process.__init__ = make  # type: ignore[method-assign]
+        del Process.__del__  # type: ignore[attr-defined]
+
+
+def train(module: Module, loader: Any, steps: int, *callbacks: pl.Callback) -> None:
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module, loader)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Bytes above what is held between two steps: see the head of this file."""
+
+    step: int
+    pause: int
+    between: int
+
+
+def levels(events: Sequence[Any]) -> Levels:
+    """The peaks within the pauses and outside them."""
+    spans = sorted((e.start_ns(), e.end_ns()) for e in events if e.name() == PAUSE)
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    now, index = 0, 0
+    ends: list[int] = []
+    peaks = {True: 0, False: 0}
+    for at, change in changes:
+        while index < len(spans) and at > spans[index][1]:
+            ends.append(now)
+            index += 1
+        now += change
+        inside = index < len(spans) and at >= spans[index][0]
+        # In the first step there is no gradient, and no state of the optimizer; and from the fifth
+        # on the monitor may hold something.
+        if ends and (inside or len(ends) < ENOUGH_STEPS):
+            peaks[inside] = max(peaks[inside], now)
+    base = ends[0]
+    return Levels(peaks[False] - base, peaks[True] - base, max(ends) - base)
+
+
+def product_alone(name: str) -> int:
+    """The peak in bytes of a gradient and a product with the Hessian."""
+    module, loader = made(name)
+    batch, params = next(iter(loader)), list(module.parameters())
+
+    def product() -> tuple[Tensor, Tensor]:
+        g, H = gradient_and_hessian(module.training_step(batch), params)
+        return g, H @ torch.ones_like(g)
+
+    return measured(product).peak
+
+
+def line(name: str, given: argparse.Namespace) -> str:
+    """The row of one network."""
+    product = product_alone(name)
+    monitor = Recorded(
+        1,
+        quantities=given.quantities,
+        max_overhead=None,
+        max_pause=given.pause,
+        max_products=given.products,
+    )
+    recorder = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with counted() as vectors, recorder:
+        module, loader = made(name)
+        train(module, loader, given.steps, monitor)
+    found = levels(recorder.profiler.kineto_results.events())  # type: ignore[union-attr]
+    size = sum(p.numel() for p in module.parameters())
+    unit = 4 * size
+    surplus = (found.pause - product) / unit - vectors.most
+    known = "yes" if "hessian/lambda_max" in monitor.latest else "no"
+    return (
+        f"{name:12s}{size:12,}{found.step / unit:8.1f}{product / unit:9.1f}"
+        f"{found.pause / unit:8.1f}{found.between / unit:9.1f}{vectors.most:9d}{surplus:9.1f}"
+        f"   {known}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--quantities", nargs="+", default=list(BY_DEFAULT))
+    parser.add_argument("--products", type=int, default=20, help="Lanczos steps at most")
+    parser.add_argument("--pause", type=float, default=20, help="training steps at most")
+    parser.add_argument("--steps", type=int, default=9, help="training steps")
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    warnings.filterwarnings("ignore")
+    print("network                P    step  product   pause  between  allowed  surplus  Hessian")
+    for name in given.models:
+        print(line(name, given), flush=True)
+
+
+if __name__ == "__main__":
+    main()
