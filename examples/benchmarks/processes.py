@@ -46,6 +46,12 @@ CASES = (
     Case("P x P, rows apart", 8192, 20, {"curvature": "gauss_newton", "scaling": None}),
     Case("R x R, rows gathered", 1024, 64, {"curvature": "gauss_newton", "scaling": None}),
     Case(
+        "low rank, rows apart",
+        4096,
+        64,
+        {"curvature": "gauss_newton", "max_memory": 2**26},
+    ),
+    Case(
         "iterations",
         8192,
         64,

@@ -151,10 +151,10 @@ def exchanged(case: str, found: dict[str, Any], P: int) -> int:
         numbers += rows + rows * step["rank"] + found["taken"] * sides
         return numbers + step["products"] * P
     if case.startswith("primal"):
-        # J^T J, anew for each larger D, and J^T t; J d of each direct step; and the product that
-        # measures A.
+        # J^T J, which is taken over to a larger D, and J^T t; J d of each direct step; and the
+        # product that measures A.
         solves = step["attempts"] + found["lifts"]
-        numbers += (1 + found["lifts"]) * P**2 + P + solves * rows
+        numbers += P**2 + P + solves * rows
         numbers += (step["products"] - solves) * P
     else:
         numbers += rows * sides
