@@ -98,6 +98,10 @@ class Contest:
                 return known._phase(KRONECKER, trial=True)
         return known if known.steps < known.length else known._ended()
 
+    def too_dear(self, cost: float) -> bool:
+        """Whether exact steps of this cost cannot be tried at all yet."""
+        return not replace(self, cost=cost)._affordable
+
     @property
     def _affordable(self) -> int:
         """Steps that exact steps can be tried for; zero where they cannot."""
