@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -18,15 +18,16 @@ from .closure.capture import Closure, ClosureError
 from .closure.evaluator import Evaluator
 from .curvature.base import Curvature
 from .damping.base import AnyRule
-from .linalg.flat import flatten
 from .newton import memory as stored
 from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
+from .newton.groups import step_lengths, trained
 from .newton.iteration import Outcome
 from .newton.kind import iteration_of
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
+from .newton.report import report, show_steps
 from .newton.stochastic import NotFactoredError
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
@@ -112,6 +113,7 @@ class RegNewton(torch.optim.Optimizer):
         max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
             as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
             than it is worth (`preconditioners.cost`), the step is solved iteratively.
+        verbose: whether each step logs a line, by ``logging.getLogger("torch_newton")``.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -134,6 +136,7 @@ class RegNewton(torch.optim.Optimizer):
         correction: bool = True,
         maximize: bool = False,
         max_memory: int | None = None,
+        verbose: bool = False,
     ) -> None:
         check_lr(lr)
         self.options = Options(
@@ -148,7 +151,10 @@ class RegNewton(torch.optim.Optimizer):
             correction,
             maximize,
             max_memory,
+            verbose,
         )
+        if verbose:
+            show_steps()
         warn_of_foreign_lr(lr, adaptive=self.options.retrying is not None)
         self._memory = Memory()
         self._once = Once()
@@ -216,7 +222,8 @@ class RegNewton(torch.optim.Optimizer):
             ClosureError: the closure is missing, or gives no loss to work with.
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
-        params = self._trained()
+        began = perf_counter()
+        params = trained(self.param_groups)
         differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
             outcome = self._taken(closure, params, differences)
@@ -230,6 +237,7 @@ class RegNewton(torch.optim.Optimizer):
             outcome = self._guarded(
                 closure, params, True, lasting=not isinstance(error, NonFiniteProductError)
             )
+        report(outcome.step, perf_counter() - began, self.options.verbose, self._once)
         return outcome.returned
 
     def _taken(self, closure: Closure | None, params: list[Tensor], differences: bool) -> Outcome:
@@ -270,7 +278,7 @@ class RegNewton(torch.optim.Optimizer):
             self._memory, self._once.said = memory, said
 
         try:
-            lengths = self._lengths(params)
+            lengths = step_lengths(self.param_groups, params)
             known = memory, self.state, lengths
             iteration = iteration_of(evaluator, self.options, *known, twice, self._once)
             with evaluator.reporting():
@@ -352,24 +360,6 @@ class RegNewton(torch.optim.Optimizer):
     def _observe(self, observation: Observation) -> None:
         for observer in list(self._observers.values()):
             observer(observation)
-
-    def _trained(self) -> list[Tensor]:
-        """The parameters that a step moves, checked: they may have changed since the last."""
-        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ClosureError("no parameter requires a gradient: leave some of them trainable")
-        check_params(params)
-        for group in self.param_groups:
-            check_group(group)  # which may have been written to since the last step
-            check_lr(group["lr"])
-        return params
-
-    def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:
-        """The step in units of the solution: one number, or P where the groups' `lr` differ."""
-        rates = {p: float(group["lr"]) for group in self.param_groups for p in group["params"]}
-        if len({rates[p] for p in params}) == 1:
-            return rates[params[0]]
-        return flatten(torch.full_like(p, rates[p]) for p in params)
 
     def _first_param(self) -> Tensor:
         first: Tensor = next(p for group in self.param_groups for p in group["params"])
