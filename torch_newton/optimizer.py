@@ -84,10 +84,11 @@ class RegNewton(torch.optim.Optimizer):
             the indefinite part; ``"kronecker"`` for a Kronecker-factored block of that for each
             layer, averaged over steps, for closures that see another mini-batch at each
             (`newton.stochastic`); or ``"auto"``: each step takes what has gained most for its cost
-            (see `newton.bandit`), and the exact Hessian under a fixed damping. Gauss-Newton
-            needs a loss that `find_residuals` recognises. With ``damping=0.0`` it is undamped,
-            by least squares with a cut at the numerical rank: for fewer parameters than
-            residuals, with an `lr` such as 0.5.
+            (see `newton.bandit`), and the exact Hessian under a fixed damping; where each step
+            sees another batch, ``"kronecker"`` is one of these (`newton.contest`), unless scaling,
+            damping or preconditioner are given. Gauss-Newton needs a loss that `find_residuals`
+            recognises. With ``damping=0.0`` it is undamped, by least squares with a cut at the
+            numerical rank: for fewer parameters than residuals, with an `lr` such as 0.5.
         preconditioner: ``"auto"``, None, or a callable (see `torch_newton.preconditioners`).
         cg_max_iter: products a solve may take. Where None: under an adaptive damping 3 for the
             Hessian in function space, 10 elsewhere, 50 for Gauss-Newton; and enough for `cg_tol`

@@ -42,6 +42,16 @@ def test_another_batch_is_told_by_its_loss_at_the_same_place() -> None:
     assert replace(known, changes=ENOUGH - 1).seen(2.1, 1.0).vary
 
 
+def test_dear_exact_steps_are_left_at_the_first_other_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch_newton.newton.iteration.cost_in_gradients", lambda *_: 1000.0)
+    loop = Loop()
+    for _ in range(4):
+        loop.step()
+    assert [path is Path.KRONECKER for path in loop.paths] == [False, False, True, True]
+
+
 def steps(contest: Contest, gains: dict[str, float], cost: float, number: int) -> list[Contest]:
     """What the contest makes of steps of which each kind always gains the same."""
     found = []

@@ -20,14 +20,15 @@ DOUBLE = 2.0
 
 
 OVERHEAD = 1e7
-"""Operations in the time that an evaluation takes however small its matrices are, 0.25 ms."""
+"""Operations in the time that an evaluation takes however small its matrices are: 0.25 ms,
+a third of a step of AdamW on networks of 3,000 parameters."""
 
 
 def cost_in_gradients(step: Step, curvature: Curvature, at: Linearization) -> float:
     """Passes, products with the curvature, and operations on the system beside those of a gradient.
 
-    On five benchmark problems whose exact steps take 2 to 130 gradients, as processor time, it errs
-    by a factor of two at most.
+    On the heat equation of 350 rows it says 17, where processor time says 18; on a convolutional
+    network and 1,280 rows 304, where that says 103.
     """
     calls = step.closure_calls - at.evaluator.tests
     # The backward pass of the gradient, and that for the Jacobian.

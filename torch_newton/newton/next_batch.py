@@ -14,7 +14,7 @@ from ..closure.start import Start
 from ..curvature.kronecker import Kronecker
 from ..curvature.linearization import Linearization
 from ..step import Path, Step
-from .batches import Batches, last_step, place_of, reduction
+from .batches import ENOUGH, Batches, last_step, place_of, reduction
 from .memory import Memory
 
 
@@ -78,6 +78,9 @@ def left(
     loss = begin.loss
     if move is not None:
         loss = math.nan if surrogate.accumulated else step.loss_after
+    if batches.changes and batches.contest.too_dear(cost):
+        # One change is enough where another exact step, to be sure, would cost too much.
+        batches = replace(batches, changes=max(batches.changes, ENOUGH))
     contest = batches.contest.after(cost) if batches.vary else batches.contest
     place = place_of(evaluator.params)
     return replace(memory, batches=replace(batches, loss=loss, place=place, contest=contest))

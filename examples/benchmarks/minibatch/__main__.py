@@ -20,7 +20,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each run")
     parser.add_argument("--seeds", type=int, default=3, help="rates are tuned on the first")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    parser.add_argument("--curvatures", nargs="+", default=["auto", "kronecker"])
+    parser.add_argument("--quick", action="store_true", help="one seed, 8 s, AdamW alone, tuned")
+    given = parser.parse_args()
+    if given.quick:
+        given.seconds, given.seeds, given.peers = 8.0, 1, ["adamw"]
+    return given
 
 
 def tuned(name: str, seconds: float, chosen: list[str] | None) -> tuple[str, float]:
@@ -42,30 +47,33 @@ def tuned(name: str, seconds: float, chosen: list[str] | None) -> tuple[str, flo
     return found
 
 
-def compared(name: str, seeds: int, seconds: float, chosen: list[str] | None) -> None:
+def compared(name: str, given: argparse.Namespace) -> None:
     print(f"{name}: {PROBLEMS[name].__doc__}", flush=True)
-    peer, lr = tuned(name, seconds, chosen)
-    rows: list[tuple[Run, Run]] = []
-    for seed in range(seeds):
-        theirs = train(name, seed, peers()[peer], lr, seconds)
-        ours = train(name, seed, None, 1.0, seconds)
-        rows.append((theirs, ours))
-        (step, second), (their_step, their_second) = (
-            run.reached(theirs.end) for run in (ours, theirs)
-        )
+    peer, lr = tuned(name, given.seconds, given.peers)
+    theirs = [train(name, seed, peers()[peer], lr, given.seconds) for seed in range(given.seeds)]
+    for curvature in given.curvatures:
+        shares = []
+        for seed, their in enumerate(theirs):
+            ours = train(name, seed, curvature, 1.0, given.seconds)
+            print(f"  {curvature}, seed {seed}: {beside(ours, their, peer)}", flush=True)
+            pairs = zip(ours.reached(their.end), their.reached(their.end), strict=True)
+            shares.append([a / b for a, b in pairs])
+        steps, times = (statistics.median(column) for column in zip(*shares, strict=True))
         print(
-            f"  seed {seed}: to {theirs.end:.3g} {peer} takes {their_step:g} steps, "
-            f"{their_second:.1f} s, and RegNewton {step:g} steps, {second:.1f} s "
-            f"({ours.gradients:.2f} gradients a step); accuracy {theirs.accuracy:.3f} and "
-            f"{ours.accuracy:.3f}; RegNewton ends at {ours.end:.3g} after {ours.steps[-1]} steps",
+            f"  {curvature}: of the steps of {peer} {steps:.2f}, of its time {times:.2f} (medians)",
             flush=True,
         )
-    shares = [
-        [a / b for a, b in zip(ours.reached(t.end), t.reached(t.end), strict=True)]
-        for t, ours in rows
-    ]
-    steps, times = (statistics.median(column) for column in zip(*shares, strict=True))
-    print(f"  of the steps of {peer} {steps:.2f}, of its time {times:.2f} (medians)\n", flush=True)
+    print(flush=True)
+
+
+def beside(ours: Run, theirs: Run, peer: str) -> str:
+    (step, second), (their_step, their_second) = (run.reached(theirs.end) for run in (ours, theirs))
+    return (
+        f"to {theirs.end:.3g} {peer} takes {their_step:g} steps, {their_second:.1f} s, and "
+        f"RegNewton {step:g} steps, {second:.1f} s ({ours.gradients:.2f} gradients a step along "
+        f"Kronecker factors); accuracy {theirs.accuracy:.3f} and {ours.accuracy:.3f}; RegNewton "
+        f"ends at {ours.end:.3g} after {ours.steps[-1]} steps"
+    )
 
 
 def main() -> None:
@@ -75,7 +83,7 @@ def main() -> None:
     print(f"PyTorch {torch.__version__}, {given.threads} threads, {given.seconds:g} s a run")
     print(f"peers: {', '.join(peers())}\n")
     for name in given.problems:
-        compared(name, given.seeds, given.seconds, given.peers)
+        compared(name, given)
 
 
 if __name__ == "__main__":

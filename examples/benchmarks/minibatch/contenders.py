@@ -76,6 +76,6 @@ def peers() -> Mapping[str, Contender]:
     return found
 
 
-def newton(net: nn.Module) -> RegNewton:
+def newton(net: nn.Module, curvature: str = "auto") -> RegNewton:
     """RegNewton with nothing to tune."""
-    return RegNewton(net.parameters(), curvature="kronecker")
+    return RegNewton(net.parameters(), curvature=curvature)

@@ -54,11 +54,15 @@ class Run:
         return math.inf, math.inf
 
 
-def train(name: str, seed: int, contender: Contender | None, lr: float, seconds: float) -> Run:
-    """Train a problem with a peer at a rate; with RegNewton where that is None."""
+def train(name: str, seed: int, contender: Contender | str, lr: float, seconds: float) -> Run:
+    """Train a problem with a peer at a rate, or with RegNewton and a curvature of this name."""
     torch.manual_seed(seed)
     problem = PROBLEMS[name](seed)
-    optimizer = newton(problem.net) if contender is None else contender.make(problem.net, lr)
+    optimizer = (
+        newton(problem.net, contender)
+        if isinstance(contender, str)
+        else contender.make(problem.net, lr)
+    )
     run, spent, step, due, costs = Run(), 0.0, 0, 1.0, []
     while spent < seconds:
         batch = next(problem.batches)
@@ -67,7 +71,8 @@ def train(name: str, seed: int, contender: Contender | None, lr: float, seconds:
         spent += time.perf_counter() - start
         step += 1
         if isinstance(optimizer, RegNewton) and optimizer.last_step is not None:
-            costs.append(optimizer.last_step.gradients)
+            # An exact step counts its passes elsewhere, and its work on rows nowhere.
+            costs.append(optimizer.last_step.gradients or math.nan)
         if step >= due:
             due = max(step + 1, step * GROWTH)
             loss = problem.evaluate()
@@ -76,7 +81,8 @@ def train(name: str, seed: int, contender: Contender | None, lr: float, seconds:
             run.losses.append(loss)
             if not math.isfinite(loss):
                 break
-    run.gradients = statistics.fmean(costs) if costs else 1.0
+    known = [cost for cost in costs if math.isfinite(cost)]
+    run.gradients = statistics.fmean(known) if known else 1.0 if not costs else math.nan
     if problem.accuracy is not None:
         run.accuracy = problem.accuracy()
     return run
