@@ -66,15 +66,15 @@ def _cost(step: Step) -> str:
 def _way_out(step: Step) -> str:
     if step.path is Path.KRONECKER:
         return "use smaller mini-batches"
-    if step.unread:
-        return (
-            f"it is not solved in function space, because of {step.unread[0]}; write the loss "
-            "without that, or use mini-batches and curvature='kronecker'"
-        )
     if step.path is Path.FUNCTION_SPACE:
         return (
             "use fewer samples in a step, or a smaller network; with mini-batches "
             "curvature='kronecker' costs two gradients a step"
+        )
+    if step.unread:
+        return (
+            f"it is not solved in function space, because of {step.unread[0]}; write the loss "
+            "without that, or use mini-batches and curvature='kronecker'"
         )
     return (
         "lower cg_max_iter, use fewer samples in a step, or mini-batches and "
