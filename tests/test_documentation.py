@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ROOT / ".docs" / "pages"
 BLOCK = re.compile(r"^( *)```python([^\n]*)\n(.*?)^\1```", re.M | re.S)
 TEXTS = [ROOT / "README.md", *sorted(PAGES.rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 NEEDS = {"pina-mathlab": "pina", "skorch": "skorch", "ignite": "ignite"}
 """What a block's title says that it needs, beyond the extra dev, and the module of that."""
 
@@ -77,6 +79,15 @@ def test_readme_is_short_and_its_commands_are_where_ci_looks_for_them() -> None:
 def test_readme_links_to_what_exists() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_are_committed_without_outputs(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), path.name, "exec")
 
 
 def test_the_versions_that_a_report_needs_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
