@@ -186,3 +186,18 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert version is not None
     assert f"version: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    import lightning_callbacks
+    import torch_newton
+
+    pages = "\n".join(page.read_text() for page in (PAGES / "reference").glob("*.md"))
+    documented = set(re.findall(r"^::: ([\w.]+)$", pages, re.M))
+    modules = {"torch_newton.limit", "torch_newton.nn", "lightning_callbacks.QUANTITIES"}
+    public = {
+        f"{package.__name__}.{name}"
+        for package in (torch_newton, lightning_callbacks)
+        for name in package.__all__
+    }
+    assert public - documented - modules == set()
