@@ -36,6 +36,7 @@ class Run:
         scores: what they gave, the numbers of `held_out` by then.
         curvature: step, and largest eigenvalue of the Hessian with its error bound.
         overhead: share of the training time that the monitor took.
+        monitor: with its own record of the run.
     """
 
     steps: int = 0
@@ -43,6 +44,7 @@ class Run:
     scores: list[Sequence[float]] = field(default_factory=list)
     curvature: list[tuple[int, float, float]] = field(default_factory=list)
     overhead: float = 0.0
+    monitor: CurvatureMonitor | None = None
 
 
 class Clock(pl.Callback):
@@ -104,7 +106,8 @@ def train(
     seconds: float,
 ) -> Run:
     """Train with progress, the curvature being watched."""
-    run, monitor = Run(), CurvatureMonitor(quantities="hessian")
+    monitor = CurvatureMonitor(quantities=("hessian", "sharpness"))
+    run = Run(monitor=monitor)
     look = "{desc}{bar:30} {n:.0f}/{total:.0f} s{postfix}"
     with tqdm(total=seconds, desc=f"{name:10}", bar_format=look) as bar:
         trainer = pl.Trainer(
@@ -132,6 +135,16 @@ def table(runs: dict[str, Run], columns: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def draw_monitors(runs: dict[str, Run], stem: str, folder: Path) -> list[Path]:
+    """What each monitor draws of its own record, as it does for any module."""
+    paths = []
+    for name, run in runs.items():
+        if run.curvature:  # else the training was too short for a look at the Hessian
+            paths.append(folder / f"{stem}_{name.lower()}.png")
+            run.monitor.plot().savefig(paths[-1], dpi=100)
+    return paths
+
+
 def draw_scores(axes: Axes, runs: dict[str, Run], column: int, label: str) -> None:
     """A score on held-out data against seconds."""
     for name, run in runs.items():
@@ -149,6 +162,12 @@ def draw_curvature(axes: Axes, runs: dict[str, Run]) -> None:
             line, colour = LOOKS[name]
             axes.errorbar(steps, values, errors, fmt="o", ls=line, color=colour, ms=3, label=name)
     axes.set(xlabel="step", ylabel="largest eigenvalue of the Hessian", yscale="log")
+    axes.set_xlim(left=0)
+    low, high = axes.get_ylim()
+    if high < 10 * low:  # a point alone would have an axis of its digits
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
+    axes.set_title("bars: error bounds", fontsize="small")
 
 
 def style() -> None:

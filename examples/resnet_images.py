@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 import torch
-from compare import arguments, draw_curvature, draw_scores, style, table, train
+from compare import arguments, draw_curvature, draw_monitors, draw_scores, style, table, train
 from matplotlib import pyplot as plt
 from skimage import color, data
 from torch import Tensor, nn
@@ -135,7 +135,8 @@ def main() -> None:
     print(table(runs, ["accuracy", "held-out loss"]))
     path = given.output / "resnet_images.png"
     picture(unseen, runs, path)
-    print(f"picture: {path}")
+    for drawn in [path, *draw_monitors(runs, "resnet_images", given.output)]:
+        print(f"picture: {drawn}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pydoc_data.topics import topics
 
 import pytorch_lightning as pl
 import torch
-from compare import arguments, draw_curvature, draw_scores, style, table, train
+from compare import arguments, draw_curvature, draw_monitors, draw_scores, style, table, train
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -139,7 +139,9 @@ def main() -> None:
         print(f"\n{name} writes:\n{text}")
     path = given.output / "small_gpt.png"
     picture(runs, path)
-    print(f"\npicture: {path}")
+    print()
+    for drawn in [path, *draw_monitors(runs, "small_gpt", given.output)]:
+        print(f"picture: {drawn}")
 
 
 if __name__ == "__main__":

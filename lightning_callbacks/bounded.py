@@ -53,6 +53,7 @@ class Look:
         vectors: whether eigenvectors are wanted of a matrix that is formed.
         asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
             than rounding.
+        known: first steps of a Lanczos process of which the products are known already.
     """
 
     epsilon: float
@@ -60,6 +61,7 @@ class Look:
     products: int
     vectors: bool
     asymmetry: float = 0.0
+    known: int = 0
 
 
 def spectrum_within(
@@ -104,7 +106,9 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
         full = allowance.plans((look.products + DENSITY_PRODUCTS) * product)
         probes = min(PROBES, _room(H) // STEPS) if full else 0
         allowance.reduced |= not full or H.shape[0] <= look.exact_up_to
-        process = yield from lanczos_work(H, "product", allowance, look.products, decide=full)
+        process = yield from lanczos_work(
+            H, "product", allowance, look.products, decide=full, known=look.known
+        )
         if process is None:
             return None
         extremes, rounding = _rounded(extremes_of(process, TOLERANCE), look.epsilon, look.asymmetry)
@@ -196,6 +200,7 @@ def lanczos_work(
     guess: float = 0.0,
     *,
     decide: bool = False,
+    known: int = 0,
 ) -> Work[Process | None]:
     """Lanczos steps while there is time for another, and until both extremes have converged.
 
@@ -208,6 +213,7 @@ def lanczos_work(
         guess: seconds that a product is reckoned to take before one is timed.
         decide: whether to go on, as `extreme_eigenvalues` does, until it is decided whether an
             eigenvalue lies below a smallest one that has converged above zero.
+        known: first steps of which A knows the products already.
 
     Returns:
         The process; None where A is not finite.
@@ -219,6 +225,9 @@ def lanczos_work(
     unit = Unit(name, guess)
     # Each process goes on until all may end: a layer may communicate in a product.
     while not (yield _vote(process, decide)):
+        if process.steps < known:
+            process.advance()
+            continue
         enough = process.steps >= LEAST
         if enough and not allowance.plans(allowance.estimate(name, guess)):
             break

@@ -24,7 +24,7 @@ from .newton import point_of_step
 from .outcomes import MovedError
 from .probe import Probe
 from .products_bar import bar
-from .quantities.base import Quantity
+from .quantities.base import Need, Quantity
 from .quantities.table import QUANTITIES
 from .schedule import Schedule
 from .trainer import initialized, low_precision, trained
@@ -62,11 +62,13 @@ class Engine:
         self._not_before: dict[str, int] = {}
         self._current: InProgress | None = None
         self._turn = 0
+        self._awaited = True
 
     def begin(self) -> None:
         """Training begins."""
         self.schedule.begin()
         self._current = None
+        self._awaited = True
 
     def at_step(self, trainer: Any, module: Any) -> None:
         """After an optimizer step: go on with a measurement, or begin one where it is due."""
@@ -74,7 +76,9 @@ class Engine:
         if current is None:
             if self.schedule.due_at_step(trainer):
                 self.measure(trainer, module)
-        elif self.schedule.resumable(trainer, current.allowance, current.course.needs):
+        elif self.schedule.resumable(
+            trainer, current.allowance, current.course.needs, awaited=self._awaited
+        ):
             self._pause(trainer, module, current)
 
     def after_epoch(self, trainer: Any, module: Any) -> None:
@@ -116,7 +120,8 @@ class Engine:
             with self._failures.noted("reading RegNewton's step"):
                 damping, warn = self._given.damping, self._warn
                 point = point_of_step(seen, damping, settings, warn, allowance, displacement)
-            measure(point, current.quantities, self._failures, self._lacking, current.found)
+            with bar(allowance.unlimited and trainer.is_global_zero) as allowance.tick:
+                measure(point, current.quantities, self._failures, self._lacking, current.found)
             current.ended = True
             self._note_lacking(trainer, allowance, step)
             self._hand_over(trainer, current)
@@ -197,6 +202,7 @@ class Engine:
     def _hand_over(self, trainer: Any, current: InProgress) -> None:
         """Log the numbers that were finished since this was last called."""
         new = current.finished()
+        self._awaited &= not (current.ended or current.knows(Need.SPECTRUM))
         if trainer.world_size > 1:
             new.numbers = mean_over_processes(trainer, new.numbers)
         lacks = current.allowance.lacking or not (current.ended and current.quantities)

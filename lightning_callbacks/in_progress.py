@@ -6,7 +6,7 @@ from .allowance import Allowance
 from .failures import Failures
 from .measurement import Measurement, measuring
 from .point import Point
-from .quantities.base import Quantity
+from .quantities.base import Need, Quantity
 from .work import Course
 
 
@@ -47,6 +47,11 @@ class InProgress:
         work = measuring(point, self.quantities, failures, first, self.found)
         self.course = Course(work, self.allowance)
         return point
+
+    def knows(self, need: Need) -> bool:
+        """Whether there are numbers of all quantities that need something, and of one at least."""
+        keys = [key for q in self.quantities if need in q.needs for key in q.unknown()]
+        return bool(keys) and self.found.numbers.keys() >= set(keys)
 
     def close(self) -> None:
         """Give up the point, and what was computed there."""

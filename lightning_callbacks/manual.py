@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch_newton.closure.versions import versions_kept
 
 from .batch import training_loss
+from .replaced import replaced
 from .trainer import trained
 
 
@@ -131,10 +132,10 @@ def _standing_still(trainer: Any, module: Any, note: Backwards) -> Iterator[None
         wrapped = _several(module.optimizers())
         for index, pair in enumerate(zip(wrapped, trainer.optimizers, strict=True)):
             for optimizer in pair:
-                stack.enter_context(_replaced(optimizer, "step", _step(note, index)))
+                stack.enter_context(replaced(optimizer, "step", _step(note, index)))
         for config in trainer.lr_scheduler_configs:
-            stack.enter_context(_replaced(config.scheduler, "step", _nothing))
-        stack.enter_context(_replaced(module, "manual_backward", note.backward))
+            stack.enter_context(replaced(config.scheduler, "step", _nothing))
+        stack.enter_context(replaced(module, "manual_backward", note.backward))
         stack.enter_context(_Noted(note))
         yield
 
@@ -157,21 +158,6 @@ def _several(one_or_more: Any) -> list[Any]:
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     pass
-
-
-@contextmanager
-def _replaced(thing: Any, name: str, by: Any) -> Iterator[None]:
-    """A block in which an attribute of an instance hides the method of its class."""
-    held = vars(thing)
-    known, before = name in held, held.get(name)
-    held[name] = by
-    try:
-        yield
-    finally:
-        if known:
-            held[name] = before
-        else:
-            held.pop(name, None)
 
 
 @contextmanager

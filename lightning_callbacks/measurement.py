@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from .in_step import in_step
 from .point import Point
 from .preparation import OF_THE_HESSIAN, prepared
 from .quantities.base import Measured, Need, Numbers, Quantity
-from .work import Unit, Work, run
+from .work import Work, run
 
 
 @dataclass
@@ -71,13 +70,11 @@ def measuring(
     Raises:
         WrongQuantityError: a quantity returns a key that its documentation lacks.
     """
-    # What two kernels share is computed once, and the time of the second is left for the Hessian.
-    # What takes little comes first, and leaves its share to the rest.
-    order = sorted(quantities, key=lambda q: (q.name not in first, not q.light, _of_hessian(q)))
+    order = sorted(quantities, key=lambda q: (q.name not in first, _rank(q)))
     for i, quantity in enumerate(order):
         measured = Measured(quantity.unknown() if quantity.needs else {})
         if point is not None:
-            point.allowance.begin(max(1, sum(not q.light for q in order[i:])))
+            point.allowance.begin(_parts(order[i:]))
             try:
                 with failures.noted(f"measuring {quantity.name!r}"):
                     measured = yield from in_step(_work(quantity, point), point.allowance)
@@ -93,22 +90,16 @@ def measuring(
 
 
 def _work(quantity: Quantity, point: Point) -> Work[Measured]:
-    """What a quantity needs, in units, and then the quantity itself as one."""
-    if not quantity.needs or point.allowance.unlimited:
-        return _measured(quantity, point)
-    yield from prepared(point, quantity.needs)
-    cost = f"computing {quantity.name}"
-    # Where it is new, what it requires is seen when it is tried; or it takes a product.
-    products = float(Need.HESSIAN in quantity.needs)
-    yield Unit(cost, lambda: products * point.allowance.estimate("product"))
-    try:
-        return _measured(quantity, point)
-    except OutOfTimeError as error:
-        if math.isinf(error.needed):
-            raise
-        needed = error.needed
-    yield Unit(f"{cost} in a later pause", needed)
-    return _measured(quantity, point)
+    """What a quantity needs, in units, and then the quantity itself; unless the point lacks it."""
+    unlimited = point.allowance.unlimited
+    if quantity.needs and not unlimited:
+        yield from prepared(point, quantity.needs)
+    known = _in_place_of(quantity, point)
+    if known is not None:
+        return known
+    if not quantity.needs or unlimited:
+        return quantity.compute(point)
+    return (yield from quantity.work(point))
 
 
 def _in_order_of(quantities: Sequence[Quantity], found: Measurement) -> None:
@@ -123,9 +114,27 @@ def _in_order_of(quantities: Sequence[Quantity], found: Measurement) -> None:
     found.numbers.update(ordered)
 
 
-def _of_hessian(quantity: Quantity) -> bool:
-    """Whether products with the Hessian are what a quantity is made of."""
-    return bool(quantity.needs & OF_THE_HESSIAN)
+def _rank(quantity: Quantity) -> int:
+    """Where in the order of work a quantity stands, among those of its rank as it was asked for.
+
+    First what is read off the graph; then what takes a product with the Hessian, which the spectrum
+    takes anyway; what follows from the spectrum of the Hessian; and last evaluations of the loss
+    elsewhere, kernels, and what needs both a kernel and a spectrum.
+    """
+    needs = quantity.needs
+    if quantity.light and Need.EVALUATION not in needs:
+        return 1 if needs & OF_THE_HESSIAN else 0
+    return 2 if Need.SPECTRUM in needs and Need.JACOBIAN not in needs else 3
+
+
+def _parts(quantities: Sequence[Quantity]) -> int:
+    """Into how many parts the time left is divided, of which the first of some quantities gets one.
+
+    What takes little leaves its part to the rest. The spectrum of the Hessian gets a half, since
+    kernels share what they are computed from.
+    """
+    heavy = sum(not q.light for q in quantities)
+    return max(1, min(heavy, 2) if Need.SPECTRUM in quantities[0].needs else heavy)
 
 
 def _check(quantity: Quantity, measured: Measured) -> None:
@@ -138,8 +147,8 @@ def _check(quantity: Quantity, measured: Measured) -> None:
         )
 
 
-def _measured(quantity: Quantity, point: Point) -> Measured:
-    """One quantity, or what is logged in its place where the point lacks what it needs."""
+def _in_place_of(quantity: Quantity, point: Point) -> Measured | None:
+    """What is logged in place of a quantity where the point lacks what it needs; None elsewhere."""
     needs = quantity.needs
     if needs and not point.finite:
         return Measured(quantity.unknown())
@@ -151,4 +160,4 @@ def _measured(quantity: Quantity, point: Point) -> Measured:
         or (needs & OF_THE_HESSIAN and not point.symmetric)
         or (needs & {Need.SPECTRUM, Need.EIGENVECTORS} and point.spectrum is None)
     )
-    return Measured(quantity.unknown()) if lacking else quantity.compute(point)
+    return Measured(quantity.unknown()) if lacking else None

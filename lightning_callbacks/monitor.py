@@ -40,8 +40,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
 
     Every `every_n_steps` optimizer steps, as far as `max_overhead` and `max_pause` allow, the loss
     of the module's own ``training_step`` is evaluated on one fixed batch, in train mode and with
-    the same random
-    numbers every time, and of these the `quantities` asked for are logged:
+    the same random numbers every time, and of these the `quantities` asked for are logged:
 
     ==================================  ===========================================================
     ``hessian/lambda_min``              smallest eigenvalue of the exact Hessian H
@@ -133,6 +132,15 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     the loss alone is timed first, then its gradient with a graph, then a product, and of each the
     longest of the last five times is expected again, and half as much. A product that takes longer
     than that, as when other work begins on the machine, exceeds the limits by what it takes longer.
+    Python collects no garbage in a pause, which takes longer than many a training step.
+
+    **When the first numbers come.** The first measurement waits until 15 training steps' time is
+    allowed, at step 167 by default, and begins with the Hessian. Its numbers take at least the loss
+    and its gradient with a graph (one to four training steps) and three products (two to five
+    each): before step 320 on each network of the benchmark, with the wide bounds that two Lanczos
+    steps leave. Then follow the other quantities, by the least that each takes; only when each has
+    a number the next measurement begins, with more products. No order of work can be faster than
+    what all this takes over `max_overhead`.
 
     **Spread.** What does not fit in one pause goes on at later steps, with the parameters, buffers,
     batch and random numbers of the step at which it began. Each number is logged when it is
@@ -140,20 +148,29 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     anything else, as on the number of the step, is found out, and measured in one pause.) From one
     measurement to the next twice as much time is taken, until all is computed in full or five of
     the longest pauses are used; each number has the error bound that its products leave. *Which*
-    steps are measured, and how closely, thus depends on the clock; training does not. Between two
-    pauses a copy of the parameters and the vectors of the Lanczos process are held, in a pause
-    three vectors of the size of the parameters more, and the graph.
+    steps are measured, and how closely, thus depends on the clock; training does not.
 
     Give ``max_overhead=None`` to measure before the first step and
     at all that are due, with full effort, as a run needs whose EarlyStopping follows these numbers
     and which should repeat exactly; or ``effort="exact"`` for full effort at fewer steps. A bar
     shows the progress of a measurement that takes longer than ten seconds.
 
+    **Memory.** Between two pauses the vectors of the Lanczos process are held, at most 1 GiB of
+    them, and three vectors of the size of the parameters, measured on a ResNet-18. In a pause
+    the peak was, besides the Lanczos vectors, five above that of a gradient and a product with
+    the Hessian alone, graph included: two of them are copies of the parameters and of their
+    gradients, which put the training back (``examples/benchmarks/monitor_memory.py``). The
+    Jacobian of a kernel takes memory of its own.
+
     **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
     quantities concerned, and training goes on as without the monitor. Attention and recurrent
     networks are evaluated by kernels that can be differentiated twice, and compiled modules as
     they were written; where there is no second derivative all the same, products with H are
-    differences of gradients, and the bounds say so.
+    differences of gradients, and the bounds say so. Where the gradient is none, because a
+    ``torch.autograd.Function`` or a hook on a tensor reverses, scales or clips gradients or passes
+    them straight through, there is no Hessian, and NaN is logged with a warning. Such functions are
+    tested by themselves where the model applies them; what hooks on parameters or modules do, and
+    those of a model that RegNewton trains, is seen only where it makes H asymmetric.
 
     **Manual optimization**, as of GANs. For each optimizer the loss is measured that
     ``training_step`` sends backward for it (the sum of those since its gradients were zero), as a
@@ -164,7 +181,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     **Hessian.** Up to `exact_up_to` parameters H is formed, and its eigenvalues are exact to
     rounding. Beyond, the extremes are Ritz values of at most `max_products` Lanczos steps: the
     smallest is never below the true one, by more than rounding. Parameters are those that the
-    optimizers hold.
+    optimizers hold. The bounds include the rounding of products, not how the loss itself depends
+    on rounding in its forward pass: where that is ill-conditioned, as batch normalisation of
+    inputs that differ in the fourth digit is in single precision, train with
+    ``precision="64-true"`` to see the true curvature.
 
     **Kernels.** Rows are the outputs z of the loss, read off its graph (`find_residuals`), so
     that those of a physics-informed loss are its residuals. All eigenvalues are computed where
@@ -184,7 +204,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     Gram matrix of that, its lambda. Logged at step t is then the point at which step t + 1 begins,
     with the lambda that it took.
 
-    On several processes each measures on its own batch, and what is logged is the mean.
+    On several processes each measures on its own batch, and what is logged is the mean. What fails
+    on one of them fails on all between two products; within a product that communicates, as
+    with SyncBatchNorm, the others wait for the process group's timeout.
 
     Args:
         every_n_steps: optimizer steps between measurements. It sets how finely a run is resolved;

@@ -87,7 +87,7 @@ def point_of_step(
         if allowance.unlimited:
             return H, 0.0
         v = first_vector(H)
-        return remembering(H, v, H @ v), 0.0
+        return remembering(H, [(v, H @ v)]), 0.0
 
     if not allowance.unlimited:  # the unit in which the cost of the rest is reckoned
         began = allowance.now()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +12,15 @@ SIDE = 3
 """Points on either side of the middle one: seven in all, the least that Moré and Wild found
 reliable."""
 
+Places = Generator[Tensor, float, float]
+"""Yields where the loss is to be evaluated, and returns a number."""
+
 SPACING = 8.0
 """Units of rounding from point to point, relative to each parameter: enough that all parameters
 move and are rounded anew, and so few that the loss is a low polynomial of them."""
 
 
-def loss_noise(
-    evaluate: Callable[[Tensor], float], params: Sequence[Tensor], loss: float, epsilon: float
-) -> float:
+def loss_noise(params: Sequence[Tensor], loss: float, epsilon: float) -> Places:
     r"""The standard deviation of the rounding errors in a loss, by the differences of its values.
 
     At seven equally spaced points on a line the k-th differences :math:`T_{k,i}` of a smooth
@@ -29,10 +30,12 @@ def loss_noise(
     the least estimate is taken. Costs six evaluations of the loss.
 
     Args:
-        evaluate: the loss at the parameters plus a vector of P entries.
         params: P entries in all.
         loss: its value at the parameters.
         epsilon: the unit of rounding of the evaluation.
+
+    Yields:
+        A vector of P entries, in answer to which the loss at the parameters plus it must be sent.
 
     Returns:
         The deviation, and no less than that of rounding the loss itself; NaN where a value is.
@@ -43,9 +46,10 @@ def loss_noise(
         signs = 2.0 * torch.randint(0, 2, (param.numel(),), generator=random) - 1
         pieces.append(signs.to(param) * param.detach().reshape(-1))
     direction = SPACING * epsilon * torch.cat(pieces)
-    steps = [i for i in range(-SIDE, SIDE + 1) if i]
-    values = {0: loss, **{i: evaluate(i * direction) for i in steps}}
-    estimate = deviation([values[i] for i in range(-SIDE, SIDE + 1)])
+    values = [loss] * (2 * SIDE + 1)
+    for i in (*range(-SIDE, 0), *range(1, SIDE + 1)):
+        values[SIDE + i] = yield i * direction
+    estimate = deviation(values)
     # A value rounded to a spacing of epsilon |L| is off by a number uniform over that width.
     return max(estimate, epsilon * abs(loss) / math.sqrt(12))
 

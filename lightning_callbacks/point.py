@@ -22,10 +22,10 @@ from .jacobian import Rows, in_scaled_variables
 from .kernel_products import KernelProducts
 from .kernels_within import kernel_of_products, renewed, seconds_to_read
 from .products_bar import counted
-from .second_order import Warn
+from .second_order import Warn, remembering
 from .settings import Settings
-from .spectrum import TRACE_PRODUCTS, Spectrum, hessian_spectrum, hessian_trace
-from .symmetry import asymmetry_within
+from .spectrum import Spectrum, hessian_spectrum
+from .symmetry import asymmetry_within, no_derivative, not_symmetric
 from .work import run
 
 OF_THE_GRAPH = ("_second", "residuals", "jacobian", "kernel_products", "_jacobian_if_affordable")
@@ -56,6 +56,9 @@ class Point:
         scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
         gram: the smaller Gram matrix of the weighted Jacobian, where a step has formed it.
         step: the last step of `RegNewton`, where that is the optimizer.
+        read_wrong: returns what of the model has a backward pass that is no derivative.
+        functions: how many kinds of functions of the model must be tested for that, which takes
+            another evaluation where there are any.
         damping_by_product: whether `read_damping` takes a product with H.
         value: L as a number.
         evaluate: returns L at the parameters plus a vector of P entries; None where that cannot be.
@@ -76,6 +79,8 @@ class Point:
     scaling: Tensor | None = None
     gram: Tensor | None = None
     step: Step | None = None
+    read_wrong: Callable[[], Sequence[str]] = tuple
+    functions: int = 0
     damping_by_product: bool = False
     evaluate: Callable[[Tensor], float] | None = None
     displacement: Displacement | None = None
@@ -83,6 +88,7 @@ class Point:
 
     def __post_init__(self) -> None:
         self.value = float(self.loss.detach())
+        self._products: list[tuple[Tensor, Tensor]] = []
 
     @cached_property
     def gradient_product(self) -> Tensor:
@@ -102,7 +108,16 @@ class Point:
     @cached_property
     def H(self) -> LinearOperator:  # noqa: N802 - the name that everybody uses
         """The exact Hessian, P x P, as products."""
-        return renewed(lambda: self._second[0], self._second[0])
+        lasting = renewed(lambda: self._second[0], self._second[0])
+        return remembering(lasting, self._products)
+
+    def keep_product(self, v: Tensor) -> None:
+        """Take the product of H with v, which is then known in later pauses, too."""
+        self._products.append((v, self.H @ v))
+
+    def drop_products(self) -> None:
+        """Give up the memory of the products kept."""
+        self._products.clear()
 
     @cached_property
     def damping(self) -> float:
@@ -136,20 +151,27 @@ class Point:
     @cached_property
     def asymmetry(self) -> Asymmetry:
         """How far H is from symmetric, as far as there is time to look."""
-        return asymmetry_within(self.H, self.allowance)
+        return asymmetry_within(self.H, self.gradient, self.allowance)
+
+    @cached_property
+    def wrong(self) -> Sequence[str]:
+        """What of the model has a backward pass that is no derivative."""
+        return self.read_wrong()
+
+    @cached_property
+    def is_gradient(self) -> bool:
+        """Whether the gradient is one: elsewhere there is no function of which H is the Hessian."""
+        if self.wrong:
+            self.warn(no_derivative(self.wrong), "wrong backward pass")
+        return not self.wrong
 
     @cached_property
     def symmetric(self) -> bool:
         """Whether H is symmetric to rounding; if not, it has no eigenvalues to speak of."""
+        if not self.is_gradient:
+            return False
         if not self.asymmetry.explained:
-            self.warn(
-                "the second derivative that autograd computes of this loss is not symmetric "
-                f"(|H - H^T| is about {self.asymmetry.size:.1e}), and what depends on it is logged "
-                "as NaN. Some backward passes have a wrong derivative: that of PyTorch's fused "
-                "weight_norm, embeddings with scale_grad_by_freq, and functions of your own, which "
-                "torch.autograd.gradgradcheck tests",
-                "asymmetry",  # whatever its size
-            )
+            self.warn(not_symmetric(self.asymmetry.size), "asymmetry")  # whatever its size
         return self.asymmetry.explained
 
     @property
@@ -182,33 +204,8 @@ class Point:
             settings.max_products,
             settings.eigenvectors,
             self.asymmetry.size,
+            known=len(self._products),
         )
-
-    @cached_property
-    def trace(self) -> tuple[float, float] | None:
-        """The trace of H and its standard error; None where H is not finite."""
-        if not self.formed:
-            return hessian_trace(self.H, None, self._trace_products())
-        if self.spectrum is None:
-            return None
-        if self.spectrum.eigenvalues is None:  # there was no time to form it
-            return hessian_trace(self.H, None, self._trace_products())
-        return hessian_trace(self.H, self.spectrum)
-
-    def _trace_products(self) -> int:
-        """Products that the estimate of the trace may take; at least 6, to know its error.
-
-        Raises:
-            OutOfTimeError: there is no time for these.
-        """
-        if self.allowance.unlimited:
-            return TRACE_PRODUCTS
-        _ = self.H  # a product is timed with the first use
-        product = self.allowance.estimate("product")
-        self.allowance.require(6 * product)
-        count = min(TRACE_PRODUCTS, max(6, int(self.allowance.left() / max(product, 1e-9))))
-        self.allowance.reduced |= count < TRACE_PRODUCTS
-        return count
 
     @cached_property
     def jacobian(self) -> Rows | None:
@@ -291,12 +288,14 @@ class Point:
         for name in OF_THE_GRAPH:
             vars(self).pop(name, None)
         del self.loss, self.read_hessian, self.read_jacobian, self.read_kernel, self.evaluate
+        self.read_wrong = tuple
 
     def adopt(self, other: Point) -> None:
         """Go on with the graph of another point, of the same loss at the same place."""
         self.loss = other.loss
         self.read_hessian, self.read_jacobian = other.read_hessian, other.read_jacobian
         self.read_kernel, self.evaluate = other.read_kernel, other.evaluate
+        self.read_wrong = other.read_wrong
         other.close()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch_newton import KernelSpectrum
 
 from .allowance import OutOfTimeError
-from .bounded import spectrum_work
+from .bounded import first_vector, spectrum_work
 from .kernels_within import kernel_of_products, seconds_to_read
 from .point import Point
 from .quantities.base import Need
@@ -18,9 +18,14 @@ OF_THE_HESSIAN = frozenset({Need.HESSIAN, Need.SPECTRUM, Need.EIGENVECTORS})
 
 PRODUCT = 3.0
 """What the first product with H is reckoned to take, in evaluations of the loss and its gradient
-with a graph, a cold start included. Measured, once warm, were 0.7 for a CNN of 5,000 parameters,
-1.4 for an autoencoder, 2 for an LSTM, a transformer and a dense network of a million parameters,
-and 3 for a ResNet."""
+with a graph. Measured for the first product of a process were 1.5 for an LSTM, 2.2 for an
+autoencoder, 2.6 for a ResNet, 3.3 for a dense network of a million parameters and 3.6 for a CNN of
+5,000, of which a cold start was at most a half. `SAFETY` comes on top."""
+
+
+FUNCTIONS = 3.0
+"""What testing the functions of a model that have a backward pass of their own is reckoned to take:
+an evaluation, and for each some twenty times what it takes itself."""
 
 
 def prepared(point: Point, needs: Collection[Need]) -> Work[None]:
@@ -35,11 +40,17 @@ def prepared(point: Point, needs: Collection[Need]) -> Work[None]:
         yield from _hessian(point)
         if {Need.SPECTRUM, Need.EIGENVECTORS} & set(needs) and point.symmetric:
             yield from _spectrum(point)
+            point.drop_products()
     if {Need.SPECTRUM, Need.WEIGHTED_KERNEL} & set(needs):
         yield from _damping(point)
     for need, weighted in ((Need.KERNEL, False), (Need.WEIGHTED_KERNEL, True)):
         if need in needs:
             yield from _kernel(point, weighted=weighted)
+    if Need.JACOBIAN in needs and not _known(point, "jacobian"):
+        K = None if point.gram is not None else point.kernel_products
+        if K is not None:
+            yield Unit("reading", seconds_to_read(K, point.allowance))
+        _ = point.jacobian
 
 
 def _known(point: Point, name: str) -> bool:
@@ -47,24 +58,39 @@ def _known(point: Point, name: str) -> bool:
 
 
 def _hessian(point: Point) -> Work[None]:
-    """The first product, and whether H is symmetric."""
+    """Whether the products are those of a Hessian, by the first two of them."""
+    if not _known(point, "wrong"):
+        if point.functions:
+            yield Unit("functions", FUNCTIONS * point.allowance.estimate("gradient"))
+        with point.allowance.together():
+            wrong = point.wrong
+        # One answer for all processes, which take as many products.
+        if point.allowance.anywhere(bool(wrong)):
+            vars(point)["wrong"] = wrong or ["a function in another process"]
+    if not point.is_gradient:
+        return
     yield from _product(point)
     if not _known(point, "asymmetry"):
-        vars(point)["asymmetry"] = yield from asymmetry_work(point.H, point.allowance)
+        found = yield from asymmetry_work(point.H, point.gradient, point.allowance)
+        vars(point)["asymmetry"] = found.asymmetry
+        if found.along_gradient is not None:
+            vars(point)["gradient_product"] = found.along_gradient
 
 
 def _product(point: Point) -> Work[None]:
     """The first product, with which it is seen whether there is a second derivative."""
     if not _known(point, "H"):
         yield Unit("product", PRODUCT * point.allowance.estimate("gradient"))
-        _ = point.H
+        point.keep_product(first_vector(point.H))
 
 
 def _damping(point: Point) -> Work[None]:
     """Lambda, for which some optimizers take a product at the first measurement."""
     if not _known(point, "damping") and point.damping_by_product:
-        yield from _product(point)
-        yield Unit("product")
+        yield from _hessian(point)
+        if not _known(point, "gradient_product"):  # as where it is no Hessian's
+            yield from _product(point)
+            yield Unit("product")
         _ = point.damping
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import truediv
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from torch_newton import Adaptive, DampingContext, width
 from torch_newton.autodiff.finite_difference import gradient_alone
+from torch_newton.autodiff.nodes import custom_classes
+from torch_newton.autodiff.products import nodes_of
 
 from .allowance import Allowance
 from .batch import copy_of, probe_batches, training_loss
 from .config import Arguments
+from .custom_functions import wrong_backwards
 from .displacement import Previous
 from .frozen import Frozen
 from .isolation import SEED, undisturbed
@@ -25,7 +29,7 @@ from .manual import loss_of_optimizer
 from .newton import Optimizers, last_scaling, last_step, newton_among
 from .outcomes import MovedError
 from .point import Point
-from .second_order import Derivatives, as_vector, differentiable_twice, moved_by
+from .second_order import Derivatives, Evaluation, as_vector, differentiable_twice, moved_by
 from .settings import Settings
 from .trainer import trained
 
@@ -61,6 +65,7 @@ class Probe:
         self._batches: list[Any] | None = None
         self._frozen: Frozen | None = None
         self._derivatives: Derivatives | None = None
+        self._evaluation = Evaluation()
         self._index = -1
 
     def keep_first(self, batch: Any) -> None:
@@ -181,14 +186,12 @@ class Probe:
             allowance.costs.put("evaluation", allowance.now() - start)
             return value
 
-        found = Derivatives(
-            loss,
-            params,
-            gradient_at,
-            self._warn,
-            trial=not allowance.unlimited,
-            before=self._derivatives,
-        )
+        def again() -> None:
+            with undisturbed(trainer, module, SEED):
+                self._loss(trainer, module, index)
+
+        trial, before = not allowance.unlimited, self._derivatives
+        found = Derivatives(loss, params, gradient_at, self._warn, trial=trial, before=before)
         self._derivatives = found
         allowance.costs.put("gradient", allowance.now() - began)
         last = last_step(optimizers)
@@ -204,6 +207,8 @@ class Probe:
             read_kernel=lambda: self._kernel(trainer, module, loss, params),
             warn=self._warn,
             allowance=allowance,
+            read_wrong=partial(wrong_backwards, loss, again, self._evaluation),
+            functions=len(custom_classes(nodes_of(loss))),
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
             damping_by_product=given.damping is None and last is None and index not in self.scales,
@@ -220,7 +225,7 @@ class Probe:
             return loss_of_optimizer(trainer, module, batch, index)
 
         function = sent_backward if index >= 0 else self._given.loss or training_loss
-        with differentiable_twice():
+        with differentiable_twice() as self._evaluation:
             losses = self._evaluate(function, trainer, module)
         if losses is None:
             return None

@@ -13,6 +13,7 @@ from .allowance import SAFETY, Allowance, Costs
 from .budget import Budget
 from .config import Arguments
 from .processes import Processes
+from .uncollected import uncollected
 
 T = TypeVar("T")
 
@@ -21,10 +22,11 @@ RESERVE = 0.9
 last product that takes twice as long as the longest of late, where that is up to four training
 steps: 18 + (2 - 1.5) 4 = 20."""
 
-FIRST = 10.0
-"""Training steps that the first measurement waits to be allowed, before anything is timed. An
-evaluation of gradient and graph takes two to three, but seven the first time, and the products of
-the cheapest spectra about as many again."""
+FIRST = 15.0
+"""Training steps that the first measurement waits to be allowed, before anything is timed: what
+the loss, its gradient with a graph and three products took on a ResNet (2.7 + 3 * 3.2), with the
+`SAFETY` of the last one. These three are the fewest of which the Hessian's numbers are made; a
+pause that ends before them evaluates the loss again in the next."""
 
 GROWTH = 2.0
 """How much longer than the last a measurement may take where that had no time for full effort.
@@ -36,9 +38,9 @@ PAUSES = 5.0
 By default that is 100 training steps' time in the course of 1,000 steps: chosen as the time over
 which a training changes little, and a graph of it has points enough."""
 
-OPENINGS = 4.0
+OPENINGS = 6.0
 """How many times as long as evaluating the loss again a further pause is at least: chosen so that
-no more than a quarter of the time goes into that."""
+no more than a sixth of the time goes into that."""
 
 
 class Schedule:
@@ -80,11 +82,22 @@ class Schedule:
         """Whether to measure at the end of an epoch."""
         return self._given.logging_interval == "epoch" and self._affordable(trainer)
 
-    def resumable(self, trainer: Any, allowance: Allowance, unit: float) -> bool:
-        """Whether to go on with a measurement, of which the next unit takes so many seconds."""
+    def resumable(
+        self, trainer: Any, allowance: Allowance, unit: float, *, awaited: bool = False
+    ) -> bool:
+        """Whether to go on with a measurement.
+
+        Args:
+            trainer: the trainer.
+            allowance: the time that the measurement has.
+            unit: seconds that its next unit is reckoned to take.
+            awaited: whether there is no number of the Hessian yet in this run, which is then worth
+                a pause that opens for little more than one unit.
+        """
         opening = self.costs.estimate("opening")
-        needed = SAFETY * (opening + unit + self.costs.estimate("closing")) + opening
-        wanted = max(allowance.rest(), needed, OPENINGS * opening)
+        wanted = SAFETY * (opening + unit + self.costs.estimate("closing"))
+        if not awaited:
+            wanted = max(wanted, allowance.rest(), OPENINGS * opening)
         return self.agreed(trainer, self._has(wanted))
 
     def allowance(self, trainer: Any, device: torch.device | None) -> Allowance:
@@ -112,7 +125,8 @@ class Schedule:
             closing = SAFETY * self.costs.estimate("closing")
             allowance.resume(None if seconds is None else max(0.0, seconds - closing))
             try:
-                yield allowance.shared(lambda: full)
+                with uncollected():
+                    yield allowance.shared(lambda: full)
             finally:
                 allowance.suspend()
 

@@ -32,8 +32,30 @@ GradientAt = Callable[[Tensor], Tensor]
 """Maps a vector of P entries to the gradient at the current parameters plus it."""
 
 
-class _MathKernels(TorchFunctionMode):
+class Evaluation(TorchFunctionMode):
+    """Puts kernels that can be differentiated twice in place of others.
+
+    Attributes:
+        altered: whether a hook that the model put on a tensor has changed a gradient, so that what
+            comes out of a backward pass is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.altered = False
+
+    def _noting(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+        def noting(grad: Tensor) -> Tensor | None:
+            result = hook(grad)
+            if result is not None and not torch.equal(result.detach(), grad.detach()):
+                self.altered = True
+            return result
+
+        return noting
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.register_hook and len(args) == 2:
+            args = (args[0], self._noting(args[1]))
         twin = TWINS.get(func)
         if twin is None:
             return func(*args, **(kwargs or {}))
@@ -42,7 +64,7 @@ class _MathKernels(TorchFunctionMode):
 
 
 @contextmanager
-def differentiable_twice() -> Iterator[None]:
+def differentiable_twice() -> Iterator[Evaluation]:
     """A block in which a module is evaluated by kernels that can be differentiated twice.
 
     Those of attention and recurrent networks, as in RegNewton's own evaluations; and what was
@@ -51,8 +73,7 @@ def differentiable_twice() -> Iterator[None]:
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # without it nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_MathKernels())
-        yield
+        yield stack.enter_context(Evaluation())
 
 
 class Derivatives:
@@ -134,14 +155,22 @@ class Derivatives:
         v = first_vector(H)
         product = H @ v
         self._tried = True
-        return remembering(H, v, product) if self._trial else H
+        return remembering(H, [(v, product)]) if self._trial else H
 
 
-def remembering(A: LinearOperator, v: Tensor, product: Tensor) -> LinearOperator:
-    """The same symmetric operator, which knows its product with a vector already."""
+def remembering(A: LinearOperator, known: Sequence[tuple[Tensor, Tensor]]) -> LinearOperator:
+    """The same symmetric operator, which knows some products already.
+
+    Args:
+        A: n x n.
+        known: vectors v, each with A v; what is added to a list later is known from then on.
+    """
 
     def multiply(u: Tensor) -> Tensor:
-        return product.clone() if torch.equal(u, v) else A.matvec(u)
+        for v, product in known:
+            if torch.equal(u, v):
+                return product.clone()
+        return A.matvec(u)
 
     return LinearOperator(A.shape, multiply, multiply, A.dtype, A.device, A.matmat, A.rmatmat)
 

@@ -3,51 +3,92 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from torch_newton import LinearOperator
-from torch_newton.autodiff.verification import Asymmetry, asymmetry
+from torch_newton.autodiff.verification import Asymmetry, asymmetry, differing
 
-from .allowance import Allowance, OutOfTimeError
-from .bounded import LEAST, first_vector
+from .allowance import Allowance
+from .bounded import first_vector
 from .second_order import remembering
-from .work import Unit, Work, run
+from .work import Unit, Vote, Work, run
 
 
-def asymmetry_within(H: LinearOperator, allowance: Allowance) -> Asymmetry:
+@dataclass(frozen=True)
+class Tested:
+    """What testing H for symmetry has found.
+
+    Attributes:
+        asymmetry: how far H is from symmetric.
+        along_gradient: H g, P entries; None where g is zero.
+    """
+
+    asymmetry: Asymmetry
+    along_gradient: Tensor | None
+
+
+def asymmetry_within(H: LinearOperator, g: Tensor, allowance: Allowance) -> Asymmetry:
     """How far H is from symmetric, in one pause: see `asymmetry_work`."""
     if allowance.unlimited:
         return asymmetry(H)
-    return run(asymmetry_work(H, allowance), allowance)
+    return run(asymmetry_work(H, g, allowance), allowance).asymmetry
 
 
-def asymmetry_work(H: LinearOperator, allowance: Allowance) -> Work[Asymmetry]:
-    r"""How far H is from symmetric, by :math:`|u^T H v - v^T H u|`, where there is time to look.
+def asymmetry_work(H: LinearOperator, g: Tensor, allowance: Allowance) -> Work[Tested]:
+    r"""How far H is from symmetric, by :math:`|u^T H v - v^T H u|`.
 
-    As u serves the start of the Lanczos process, whose product H knows already, at the length
-    :math:`\sqrt P` of P standard normal numbers. So this takes one product more, and another where
-    the two sides differ.
+    Both products serve other ends, so that the test takes none of its own: u is the start of the
+    Lanczos process, whose product H knows already, at the length :math:`\sqrt P` of P standard
+    normal numbers; v is the gradient at that length, whose product sharpness, precision and lambda
+    ask for. As u is random, a part of H that is antisymmetric shows unless it takes g to zero. A
+    third product is taken where the two sides differ by more than half of the digits.
 
     Args:
         H: P x P, which knows its product with `first_vector`.
+        g: the gradient, P entries.
         allowance: the time that there is.
 
-    Returns:
-        What was found; where there is no time for these products and a spectrum, an H that is
-        taken to be symmetric, as `Allowance.reduced` then tells.
+    Raises:
+        OutOfTimeError: there is no time for a product.
     """
-    # At most two products here, and one in the cheapest spectrum, which begins with the known one.
-    product = allowance.estimate("product")
-    try:
-        if not allowance.plans((2 + LEAST - 1) * product):
-            raise OutOfTimeError(math.inf)
-        yield Unit("symmetry", lambda: 2 * allowance.estimate("product"))
-    except OutOfTimeError:
-        allowance.reduced = True
-        return Asymmetry(0.0, True)
-    start, length = first_vector(H), math.sqrt(H.shape[0])
-    u = length * start
+    yield Unit("product")
+    start, root = first_vector(H), math.sqrt(H.shape[0])
+    u, Hu = root * start, root * (H @ start)
+    length = float(torch.linalg.vector_norm(g))
+    # By a power of two, so that H g follows without rounding.
+    along = 2.0 ** round(math.log2(root / length)) if 0 < length < math.inf else 0.0
     random = torch.Generator().manual_seed(1)  # that of first_vector is 0; they are independent
-    v = torch.randn(H.shape[0], generator=random, dtype=torch.float64).to(H.device, H.dtype)
-    return asymmetry(remembering(H, u, length * (H @ start)), (u, v))
+    v = along * g if along else torch.randn(H.shape[0], generator=random, dtype=torch.float64)
+    v = v.to(H.device, H.dtype)
+    Hv = H @ v
+    known = [(u, Hu), (v, Hv)]
+    if not (yield Vote(not differing(u, v, Hu, Hv), False)):
+        yield Unit("product")  # in all processes, if it is in one
+        known.append((u + v, H @ (u + v)))
+    return Tested(asymmetry(remembering(H, known), (u, v)), Hv / along if along else None)
+
+
+def not_symmetric(size: float) -> str:
+    """What the user should know where H - H^T is of this size."""
+    return (
+        "the second derivative that autograd computes of this loss is not symmetric "
+        f"(|H - H^T| is about {size:.1e}), and what depends on it is logged "
+        "as NaN. Some backward passes have a wrong derivative: that of PyTorch's fused "
+        "weight_norm, embeddings with scale_grad_by_freq, and functions of your own, which "
+        "torch.autograd.gradgradcheck tests"
+    )
+
+
+def no_derivative(functions: Sequence[str]) -> str:
+    """What the user should know where some functions have a backward pass that is no derivative."""
+    return (
+        f"the backward pass of {', '.join(functions)} is not the derivative of the forward pass "
+        "(as where gradients are reversed, scaled, clipped or passed straight through), so that "
+        "products with the Hessian would be those of no function's second derivative, and what "
+        "depends on them is logged as NaN. To see the curvature of the loss without it, give "
+        "loss=callable(module, batch)"
+    )

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..outcomes import OutOfTimeError
 from ..point import Point
+from ..work import Unit, Work
 
 Numbers = dict[str, float]
 """Logged numbers by their keys."""
@@ -83,6 +85,26 @@ class Quantity(ABC):
     @abstractmethod
     def compute(self, point: Point) -> Measured:
         """Its numbers at a point that has what it `needs`."""
+
+    def work(self, point: Point) -> Work[Measured]:
+        """The same as `compute` where time is limited: in units, or as one unit where not given.
+
+        A quantity that takes long yields a `Unit` before each thing that takes long, and may then
+        be spread over several pauses of the training, between which the graph is replaced. What is
+        needed of the point is known when this begins.
+        """
+        cost = f"computing {self.name}"
+        # Where it is new, what it requires is seen when it is tried; or it takes a product.
+        products = float(Need.HESSIAN in self.needs)
+        yield Unit(cost, lambda: products * point.allowance.estimate("product"))
+        try:
+            return self.compute(point)
+        except OutOfTimeError as error:
+            if math.isinf(error.needed):
+                raise
+            needed = error.needed
+        yield Unit(f"{cost} in a later pause", needed)
+        return self.compute(point)
 
     def unknown(self) -> Numbers:
         """The numbers under the same keys where nothing is known: NaN, unless overridden."""

@@ -11,6 +11,7 @@ from torch_newton import LinearOperator
 from torch_newton.kernels.newton import newton_spectrum
 from torch_newton.linalg.operators import congruent
 
+from ..allowance import Allowance, OutOfTimeError
 from ..point import Point
 from .base import Measured, Need, Numbers
 from .kernels import KernelNumbers, documented
@@ -41,6 +42,7 @@ class ExactNewtonTangentKernel(KernelNumbers):
         if decomposition is None:  # a linear system a row
             systems = J.plain.rows * PRODUCTS_OF_A_SYSTEM
             point.allowance.require(systems * point.allowance.estimate("product"))
+            H = within_pause(H, point.allowance)
         spectrum, exact = newton_spectrum(
             J.weighted,
             H,
@@ -58,6 +60,27 @@ class ExactNewtonTangentKernel(KernelNumbers):
     def unknown(self) -> Numbers:
         """NaN for the eigenvalues, with infinite errors, and for the difference."""
         return super().unknown() | {"nntk_hessian/difference": math.nan}
+
+
+def within_pause(H: LinearOperator, allowance: Allowance) -> LinearOperator:
+    """The same operator, whose products end with the pause of now.
+
+    How many products a linear system takes is known when it is solved. Where they end too soon,
+    twice the time is asked for.
+
+    Raises:
+        OutOfTimeError: at a product for which there is no time.
+    """
+    began = allowance.in_pause
+
+    def product(v: Tensor) -> Tensor:
+        columns = 1 if v.ndim == 1 else v.shape[1]
+        if not allowance.fits(columns * allowance.estimate("product")):
+            allowance.reduced = True
+            raise OutOfTimeError(2 * (allowance.in_pause - began))
+        return H @ v
+
+    return LinearOperator(H.shape, product, product, H.dtype, H.device, product, product)
 
 
 def _in_the_variables_of_the_step(

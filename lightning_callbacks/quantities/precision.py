@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from ..noise import SIDE, loss_noise
+from ..noise import loss_noise
 from ..point import Point
+from ..work import Unit, Work, run
 from .base import Measured, Need, Quantity
 
 
@@ -33,13 +34,26 @@ class PrecisionNumbers(Quantity):
 
     def compute(self, point: Point) -> Measured:
         """Noise and gain, and a warning where rounding limits the loss."""
-        evaluate = point.evaluate
-        assert evaluate is not None  # it is among the needs
-        cost = point.allowance.estimate("evaluation", point.allowance.estimate("gradient"))
-        point.allowance.require(2 * SIDE * cost)
-        epsilon = max(point.epsilon, torch.finfo(point.loss.dtype).eps)
-        noise = loss_noise(evaluate, point.params, float(point.loss), epsilon)
+        return run(self.work(point), point.allowance)
+
+    def work(self, point: Point) -> Work[Measured]:
+        """The same by an evaluation of the loss at a time."""
+        guess = point.allowance.estimate("gradient")
+        if "gradient_product" not in vars(point):
+            yield Unit("product")
         gain = gain_along_gradient(point)
+        places = loss_noise(point.params, point.value, _rounding(point))
+        try:
+            place = next(places)
+            while True:
+                yield Unit("evaluation of the noise", guess)
+                assert point.evaluate is not None  # it is among the needs
+                place = places.send(point.evaluate(place))
+        except StopIteration as end:
+            noise: float = end.value
+        return self._measured(point, gain, noise)
+
+    def _measured(self, point: Point, gain: float, noise: float) -> Measured:
         limited = math.nan if math.isnan(noise) or math.isnan(gain) else float(gain < noise)
         if limited == 1:
             point.warn(
@@ -51,6 +65,11 @@ class PrecisionNumbers(Quantity):
         return Measured(
             {"precision/loss_noise": noise, "precision/gain": gain, "precision/limited": limited}
         )
+
+
+def _rounding(point: Point) -> float:
+    """The unit of rounding of the loss."""
+    return max(point.epsilon, torch.finfo(point.loss.dtype).eps)
 
 
 def gain_along_gradient(point: Point) -> float:

@@ -138,6 +138,16 @@ def expected_numbers(problem, damping, scaling=None):
     return {key: float(value) for key, value in numbers.items()}
 
 
+def answered(questions, answer):
+    """What a generator returns whose questions are answered."""
+    try:
+        question = next(questions)
+        while True:
+            question = questions.send(answer(question))
+    except StopIteration as end:
+        return end.value
+
+
 def bits(thing):
     """Nested containers of tensors as something that compares bit for bit."""
     if isinstance(thing, torch.Tensor):

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from lightning_callbacks.allowance import Allowance
+from lightning_callbacks.allowance import Allowance, OutOfTimeError
 from lightning_callbacks.bounded import extremes_within, first_vector, spectrum_within
 from lightning_callbacks.second_order import remembering
 from lightning_callbacks.spectrum import hessian_spectrum
-from lightning_callbacks.symmetry import asymmetry_within
+from lightning_callbacks.symmetry import asymmetry_within, asymmetry_work
+from lightning_callbacks.work import run
 from tests.callbacks.lightning_helpers import (
     ADAM,
     batches,
@@ -78,7 +79,7 @@ def counted(matrix, products):
 
     H = LinearOperator(matrix.shape, product, product, matrix.dtype, matrix.device)
     v = first_vector(H)
-    return remembering(H, v, matrix @ v)
+    return remembering(H, [(v, matrix @ v)])
 
 
 def test_in_limited_time_it_takes_one_product_or_two():
@@ -86,21 +87,33 @@ def test_in_limited_time_it_takes_one_product_or_two():
     skew = torch.randn(30, 30, generator=torch.Generator().manual_seed(2)).double()
     for matrix, explained, count in ((symmetric, True, 1), (symmetric + skew, False, 2)):
         products = []
-        found = asymmetry_within(counted(matrix, products), Allowance(1e3))
+        gradient = torch.arange(30.0).double()
+        found = asymmetry_within(counted(matrix, products), gradient, Allowance(1e3))
         assert found.explained is explained
         assert len(products) == count
     # The size is a normal variable's absolute value, about.
     assert 0.1 < found.size / float(torch.linalg.matrix_norm(skew - skew.T)) < 3
 
 
-def test_without_time_it_is_left_out_and_said_so():
+def test_without_time_nothing_is_taken_to_be_symmetric():
     products, allowance = [], Allowance(1e3)
-    allowance.costs.put("product", 400.0)
-    found = asymmetry_within(counted(torch.eye(5).double(), products), allowance)
-    assert found.explained
-    assert found.size == 0
+    allowance.costs.put("product", 700.0)
+    with pytest.raises(OutOfTimeError):
+        asymmetry_within(counted(torch.eye(5).double(), products), torch.ones(5), allowance)
     assert not products
-    assert allowance.reduced
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-12, 1e12])
+def test_the_product_with_the_gradient_is_one_of_the_two(length):
+    matrix = symmetric_with(torch.linspace(-1, 5, 30), seed=1)
+    g = length * torch.ones(30).double()
+    work = asymmetry_work(counted(matrix, products := []), g, Allowance(1e3))
+    found = run(work, Allowance(1e3))
+    assert len(products) == 1
+    if length:
+        torch.testing.assert_close(found.along_gradient, matrix @ g)
+    else:
+        assert found.along_gradient is None
 
 
 def test_asymmetry_widens_the_error_bound_in_limited_time():

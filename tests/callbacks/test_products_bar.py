@@ -3,15 +3,18 @@
 import pytest
 import torch
 
-from lightning_callbacks import products_bar
-from tests.callbacks.lightning_helpers import batches, monitoring, regression, trainer
+from lightning_callbacks import CurvatureMonitor, products_bar
+from tests.callbacks.lightning_helpers import OPTIMIZERS, batches, monitoring, regression, trainer
 from tests.helpers import randn, symmetric_with
 from torch_newton import from_dense
 
 
-def test_it_appears_where_a_measurement_takes_long(one_pl, monkeypatch, capsys):
+@pytest.mark.parametrize("optimizer", ["adam", "newton"])
+@pytest.mark.parametrize("options", [{"effort": "exact"}, {"max_overhead": None}])
+def test_it_appears_where_a_measurement_takes_long(one_pl, optimizer, options, monkeypatch, capsys):
     monkeypatch.setattr(products_bar, "PATIENCE", 0.0)
-    trainer(one_pl, 1, monitoring(1, quantities="hessian")).fit(regression(one_pl), batches())
+    monitor = CurvatureMonitor(1, quantities="hessian", **options)
+    trainer(one_pl, 1, monitor).fit(regression(one_pl, OPTIMIZERS[optimizer]), batches())
     shown = capsys.readouterr().err
     assert "CurvatureMonitor" in shown
     assert "products" in shown

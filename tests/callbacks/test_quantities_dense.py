@@ -12,7 +12,7 @@ from lightning_callbacks.noise import deviation, loss_noise
 from lightning_callbacks.quantities.critical import EVALUATIONS, TOLERANCE, bracketed
 from lightning_callbacks.quantities.residuals import absolute_residuals
 from lightning_callbacks.stability import stability_limit
-from tests.callbacks.lightning_helpers import close, monitoring, regression
+from tests.callbacks.lightning_helpers import answered, close, monitoring, regression
 from tests.callbacks.lightning_helpers import trainer as made
 from tests.helpers import generator, mlp, randn
 from torch_newton import RegNewton
@@ -346,7 +346,7 @@ def test_the_noise_of_a_loss_in_single_precision_is_that_against_double():
         shift = 1e-6 * torch.randn(len(zero), generator=generator(seed))
         errors.append(loss_at(shift) - loss_at(shift, torch.float64))
     spread = float(torch.tensor(errors).double().std())
-    noise = loss_noise(loss_at, params, loss_at(zero), torch.finfo(torch.float32).eps)
+    noise = answered(loss_noise(params, loss_at(zero), torch.finfo(torch.float32).eps), loss_at)
     assert 0.2 * spread < noise < 5 * spread
     assert noise > 100 * torch.finfo(torch.float32).eps * loss_at(zero)
 

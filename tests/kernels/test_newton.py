@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.helpers import randn, regression
+from tests.helpers import randn, regression, symmetric_with
 from tests.kernels.test_spectra import EPSILON, kernel_error, root_of
 from torch_newton import SolveError, from_dense, hessian, newton_tangent_gram
 from torch_newton.kernels import newton
@@ -91,3 +93,22 @@ def test_single_precision_gives_single_precision() -> None:
     gram = newton_gram(of_matrix(A, [torch.zeros(3, 4).float()]), from_dense(H), 0.1)
     assert gram.dtype is torch.float32
     assert kernel_error(gram, A @ torch.linalg.solve(H + 0.1 * torch.eye(12).float(), A.T)) < 1e-5
+
+
+@given(st.integers(0, 200), st.floats(-8, -1))
+def test_the_bound_grows_where_the_damping_nearly_meets_an_eigenvalue(seed, exponent):
+    damping = 0.5
+    values = torch.linspace(-1, 2, 12)
+    values[3] = -damping + 10**exponent
+    H, J = symmetric_with(values, seed=seed), randn(5, 12, seed=seed)
+    exact = torch.linalg.eigvalsh(J @ torch.linalg.inv(H + damping * torch.eye(12)) @ J.T)
+    single = H.float().double(), J.float().double()
+    found, _ = newton_spectrum(
+        of_matrix(single[1], [torch.zeros(12)]),
+        from_dense(single[0]),
+        damping,
+        epsilon=1.2e-7,
+        decomposition=tuple(torch.linalg.eigh(single[0])),
+    )
+    if found.largest.error_bound < 0.1 * found.largest.value:  # the bound is of first order
+        assert abs(found.largest.value - float(exact[-1])) <= found.largest.error_bound

@@ -108,6 +108,12 @@ def is_custom(node: Node) -> bool:
     return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
+def custom_classes(roots: Sequence[Node]) -> list[Any]:
+    """The classes of the ``torch.autograd.Function`` behind `roots` that are written in Python."""
+    classes = (getattr(node, "_forward_cls", None) for node in reachable(roots) if is_custom(node))
+    return list({id(cls): cls for cls in classes if cls is not None}.values())
+
+
 def largest_gradient(roots: Sequence[Node]) -> int:
     """Entries of the largest tensor that a backward pass from `roots` carries; 0 if unknown."""
     sizes = [

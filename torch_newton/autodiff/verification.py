@@ -113,6 +113,22 @@ def asymmetry(H: LinearOperator, directions: tuple[Tensor, Tensor] | None = None
     return Asymmetry(size, not _asymmetric(H, u, v, Hu, Hv))
 
 
+def differing(u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor) -> bool:
+    """Whether u^T H v and v^T H u differ by so much that rounding must be looked at to explain it.
+
+    u is random, so that u^T H v has an error of the size of that of H v. Half of the digits may be
+    lost: a product by autograd loses a few of them, a wrong second derivative hardly any is left.
+
+    Args:
+        u: with the identity as its covariance.
+        v: of about the same length.
+        Hu: H u.
+        Hv: H v.
+    """
+    difference = abs(float(u @ Hv - v @ Hu))
+    return not difference <= torch.finfo(u.dtype).eps ** 0.5 * max(norm(Hu), norm(Hv))
+
+
 def _directions(H: LinearOperator) -> tuple[Tensor, Tensor]:
     """Two vectors of P normal numbers, drawn without touching the generators of training."""
     generator = torch.Generator().manual_seed(0)
@@ -127,14 +143,11 @@ def _directions(H: LinearOperator) -> tuple[Tensor, Tensor]:
 
 def _asymmetric(H: LinearOperator, u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor) -> bool:
     """Whether u^T H v and v^T H u differ by more than rounding makes them."""
-    difference = abs(float(u @ Hv - v @ Hu))
-    # u is random, so that u^T H v has an error of the size of that of H v. Half of the digits:
-    # a product by autograd loses a few of them, a wrong second derivative hardly any.
-    if difference <= _unit(H) ** 0.5 * max(norm(Hu), norm(Hv)):
+    if not differing(u, v, Hu, Hv):
         return False
     # The products are linear but for rounding, whatever precision the operations have.
     rounding = norm(H @ (u + v) - Hu - Hv)
-    return difference > SAFETY * rounding
+    return abs(float(u @ Hv - v @ Hu)) > SAFETY * rounding
 
 
 def _difference(gradient_at: Gradient, v: Tensor, length: float) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..autodiff.products import gauss_newton, hessian, output_hessian
+from ..linalg.eigenvalue_signs import rounding_of
 from ..linalg.eigenvalues import Eigenvalue, extreme_eigenvalues
 from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.operators import LinearOperator, damped, symmetric
@@ -146,6 +147,8 @@ def newton_spectrum(
         return nothing
     values = torch.linalg.eigvalsh((gram + gram.T) / 2)
     error = max(tol, len(values) * epsilon) * float(values.abs().max())
+    if decomposition is not None:
+        error += _rounding_in_solutions(J, decomposition, damping, epsilon)
     count = J.rows if rank is None else min(rank, J.rows)
     if count < len(values):
         # Rows that are zero leave zeros, which are no eigenvalues of what the loss sees.
@@ -155,6 +158,23 @@ def newton_spectrum(
         return nothing
     ends = [Eigenvalue(float(values[i]), error, True) for i in (0, -1)]
     return KernelSpectrum(ends[0], ends[1], values), gram
+
+
+def _rounding_in_solutions(
+    J: FactoredJacobian, decomposition: tuple[Tensor, Tensor], damping: float, epsilon: float
+) -> float:
+    r"""How far rounding in H and J moves an eigenvalue of the kernel, to first order.
+
+    With :math:`X = (H + \lambda I)^{-1} J^T` that is
+    :math:`|X|^2 |\delta H| + 2 |X| |\delta J|`, which is large where an eigenvalue of H lies near
+    :math:`-\lambda`.
+    """
+    values, vectors = decomposition
+    rows = J.dense().double()
+    X = float(torch.linalg.vector_norm((rows @ vectors) / (values + damping)))
+    unit = max(epsilon, torch.finfo(torch.float64).eps)
+    in_rows = max(J.shape) * unit * float(torch.linalg.vector_norm(rows))
+    return X**2 * rounding_of(values, unit) + 2 * X * in_rows
 
 
 def _solve_formed(A: LinearOperator, B: Tensor) -> Tensor:

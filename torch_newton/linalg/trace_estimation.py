@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -54,14 +55,39 @@ def trace(A: LinearOperator, *, products: int = 30, seed: int = 0) -> Trace:
         diagonal = A.dense().diagonal().double()
         rounding = rows * torch.finfo(A.dtype).eps * float(diagonal.abs().sum())
         return Trace(float(diagonal.sum()), rounding, rows)
-    third = products // 3
-    generator = torch.Generator().manual_seed(seed)
     A = in_dtype(A, at_least_single(A.dtype))
-    S, G = (_signs(rows, third, generator, A) for _ in range(2))
-    Q, _ = torch.linalg.qr(A @ S)
-    within = float((Q * (A @ Q)).sum().double())
+    estimation = hutch_plus_plus(A, products // 3, seed)
+    try:
+        block = next(estimation)
+        while True:
+            block = estimation.send(A @ block)
+    except StopIteration as end:
+        found: Trace = end.value
+    return found
+
+
+def hutch_plus_plus(
+    like: LinearOperator, third: int, seed: int = 0
+) -> Generator[Tensor, Tensor, Trace]:
+    """The estimate of `trace`, for who takes the products at times of their own.
+
+    Args:
+        like: of A's shape, n x n, in single precision at least.
+        third: vectors in each of the three blocks, at least 2 and fewer than n.
+        seed: of the random vectors.
+
+    Yields:
+        A block, n x third, in answer to which A times it must be sent.
+
+    Returns:
+        The estimate.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    S, G = (_signs(like.shape[0], third, generator, like) for _ in range(2))
+    Q, _ = torch.linalg.qr((yield S))
+    within = float((Q * (yield Q)).sum().double())
     G = G - Q @ (Q.T @ G)
-    samples = (G * (A @ G)).sum(0).double()
+    samples = (G * (yield G)).sum(0).double()
     error = float(samples.std()) / math.sqrt(third)
     return Trace(within + float(samples.mean()), error, 3 * third)
 
