@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from .newton.iteration import Iteration, Outcome
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
+from .newton.report import report, show_steps
 from .newton.stochastic import StochasticIteration
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
@@ -110,6 +112,7 @@ class RegNewton(torch.optim.Optimizer):
         max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
             as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
             than it is worth (`preconditioners.cost`), the step is solved iteratively.
+        verbose: whether each step logs a line, by ``logging.getLogger("torch_newton")``.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -132,6 +135,7 @@ class RegNewton(torch.optim.Optimizer):
         correction: bool = True,
         maximize: bool = False,
         max_memory: int | None = None,
+        verbose: bool = False,
     ) -> None:
         check_lr(lr)
         self.options = Options(
@@ -146,7 +150,10 @@ class RegNewton(torch.optim.Optimizer):
             correction,
             maximize,
             max_memory,
+            verbose,
         )
+        if verbose:
+            show_steps()
         warn_of_foreign_lr(lr, adaptive=self.options.retrying is not None)
         self._memory = Memory()
         self._once = Once()
@@ -214,6 +221,7 @@ class RegNewton(torch.optim.Optimizer):
             ClosureError: the closure is missing, or gives no loss to work with.
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
+        began = perf_counter()
         params = self._trained()
         differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
@@ -228,6 +236,7 @@ class RegNewton(torch.optim.Optimizer):
             outcome = self._guarded(
                 closure, params, True, lasting=not isinstance(error, NonFiniteProductError)
             )
+        report(outcome.step, perf_counter() - began, self.options.verbose, self._once)
         return outcome.returned
 
     def _guarded(

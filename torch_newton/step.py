@@ -156,6 +156,18 @@ class Step:
         """Whether training has come to rest: further steps are not expected to lower the loss."""
         return self.convergence is not None
 
+    def summary(self) -> dict[str, float]:
+        """The loss after the step (before it, where that is unknown), lambda, the ratio and the
+        length of the move: for ``bar.set_postfix(...)`` of tqdm, ``self.log_dict(...,
+        prog_bar=True)`` of Lightning, or a row of ``csv.DictWriter``.
+        """
+        return {
+            "loss": self.loss if math.isnan(self.loss_after) else self.loss_after,
+            "damping": self.damping,
+            "ratio": self.ratio,
+            "length": self.step_length,
+        }
+
     @classmethod
     def untried(
         cls,

@@ -93,6 +93,7 @@ case("scaling of exp", "scaling='jacobian' needs a loss", ClosureError)(
 )
 option("correction must be True or False", correction=[1, None, "auto", 0.0])
 option("maximize must be True or False", maximize=[1, None, "yes", 0.0])
+option("verbose must be True or False", verbose=[1, None, "yes", 0.0])
 
 for _wrong in (nan, -1.0, inf, -inf):
     case(f"rule returns {_wrong}", "the damping rule returned")(

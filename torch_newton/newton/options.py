@@ -27,6 +27,7 @@ a rule with constants out of range                  needs
 ``scaling`` of a loss whose rows cannot be read     scaling='jacobian' needs a loss
 ``correction`` not a bool                           correction must be True or False
 ``maximize`` not a bool                             maximize must be True or False
+``verbose`` not a bool                              verbose must be True or False
 another optimizer's option in a group               RegNewton has no
 an option other than ``lr`` in a group              cannot differ between parameter groups
 no parameters                                       empty parameter list
@@ -123,6 +124,7 @@ class Options:
     correction: bool = True
     maximize: bool = False
     max_memory: int | None = None
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         curvatures(self.curvature, adaptive=False)  # complains of an unknown one
@@ -141,7 +143,7 @@ class Options:
         if self.hvp not in HVPS:
             names = ", ".join(repr(name) for name in HVPS)
             raise ValueError(f"hvp must be one of {names}, not {self.hvp!r}")
-        for name in ("correction", "maximize"):
+        for name in ("correction", "maximize", "verbose"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         preconditioner(self.preconditioner)
