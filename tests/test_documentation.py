@@ -100,8 +100,8 @@ def test_the_versions_that_a_report_needs_are_printed(capsys: pytest.CaptureFixt
 GIVERS = re.compile(r"warn|once$|^_refuse$")
 """Names of functions that give their arguments to the user as a message."""
 
-WRITERS = {"complaint", "missing", "advice", "unsolved", "undefined", "wrong", "no_potential"}
-"""Functions that return a message."""
+WRITERS = {"complaint", "missing", "advice", "unsolved", "slow", "not_symmetric", "no_derivative"}
+"""Functions whose result is a message by way of a variable; others are found by their calls."""
 
 INNER = {"batched.py", "by_autograd.py", "__init__.py"}
 """Files whose only calls of this kind are warnings filters and Python's own protocols."""
@@ -124,35 +124,57 @@ def _name(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
 
 
-def _spoken(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _given_away(tree: ast.Module) -> Iterator[tuple[int, ast.AST | None]]:
+    """Line and expression of what is raised with or handed to one of `GIVERS`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            yield from ((node.lineno, argument) for argument in node.exc.args[:1])
+        elif isinstance(node, ast.Call) and GIVERS.search(_name(node)):
+            yield from ((node.lineno, argument) for argument in node.args[:2])
+
+
+def _writers() -> set[str]:
+    """`WRITERS`, and the functions whose result is given away as it is."""
+    return WRITERS | {
+        _name(argument).rpartition(".")[2]
+        for tree in SOURCES.values()
+        for _, argument in _given_away(tree)
+        if isinstance(argument, ast.Call)
+    }
+
+
+def _spoken(tree: ast.Module, writers: set[str]) -> Iterator[tuple[int, str]]:
     """Line and template of each message in a file: raised, warned of, or returned as such."""
     constants = {
         node.targets[0].id: node.value
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    for node in ast.walk(tree):
-        said: list[ast.AST | None] = []
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            said = list(node.exc.args[:1])
-        elif isinstance(node, ast.Call) and GIVERS.search(_name(node)):
-            said = list(node.args[:2])
-        elif isinstance(node, ast.FunctionDef) and node.name in WRITERS:
-            said = [part.value for part in ast.walk(node) if isinstance(part, ast.Return)]
-        for part in said:
-            value = constants.get(part.id) if isinstance(part, ast.Name) else part
-            text = _template(value)
-            # A message has several words; a kind of message has one or two.
-            if text is not None and text.count(" ") > 2:
-                yield node.lineno, text
+    returned = [
+        (part.lineno, part.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name in writers
+        for part in ast.walk(node)
+        if isinstance(part, ast.Return)
+    ]
+    for line, part in [*_given_away(tree), *returned]:
+        text = _template(constants.get(part.id) if isinstance(part, ast.Name) else part)
+        # A message has several words; a kind of message has one or two.
+        if text is not None and text.count(" ") > 2:
+            yield line, text
 
 
-MESSAGES = [
-    (f"{path.relative_to(ROOT)}:{line}", text)
+SOURCES = {
+    path: ast.parse(path.read_text())
     for package in ("torch_newton", "lightning_callbacks")
     for path in sorted((ROOT / package).rglob("*.py"))
     if path.name not in INNER
-    for line, text in _spoken(ast.parse(path.read_text()))
+}
+ALL_WRITERS = _writers()
+MESSAGES = [
+    (f"{path.relative_to(ROOT)}:{line}", text)
+    for path, tree in SOURCES.items()
+    for line, text in _spoken(tree, ALL_WRITERS)
 ]
 
 
