@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -19,16 +18,17 @@ from .closure.capture import Closure, ClosureError
 from .closure.evaluator import Evaluator
 from .curvature.base import Curvature
 from .damping.base import AnyRule
-from .linalg.flat import flatten
 from .newton import memory as stored
 from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
-from .newton.iteration import Iteration, Outcome
+from .newton.groups import step_lengths, trained
+from .newton.iteration import Outcome
+from .newton.kind import iteration_of
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
 from .newton.report import report, show_steps
-from .newton.stochastic import StochasticIteration
+from .newton.stochastic import NotFactoredError
 from .preconditioners.base import AnyPreconditioner
 from .step import Step
 from .warning import Once, warn
@@ -222,10 +222,10 @@ class RegNewton(torch.optim.Optimizer):
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
         began = perf_counter()
-        params = self._trained()
+        params = trained(self.param_groups)
         differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
-            outcome = self._guarded(closure, params, differences)
+            outcome = self._taken(closure, params, differences)
         except NotTwiceDifferentiableError as error:
             if differences or self.options.hvp == "exact" or not self.options.exact:
                 raise
@@ -238,6 +238,17 @@ class RegNewton(torch.optim.Optimizer):
             )
         report(outcome.step, perf_counter() - began, self.options.verbose, self._once)
         return outcome.returned
+
+    def _taken(self, closure: Closure | None, params: list[Tensor], differences: bool) -> Outcome:
+        """One step, exact where the step chose Kronecker factors and this loss has none."""
+        try:
+            return self._guarded(closure, params, differences)
+        except NotFactoredError:
+            batches = self._memory.batches
+            if self.options.averaged or not batches.along_factors:
+                raise
+            self._memory = replace(self._memory, batches=replace(batches, factored=False))
+            return self._guarded(closure, params, differences)
 
     def _guarded(
         self,
@@ -266,12 +277,9 @@ class RegNewton(torch.optim.Optimizer):
             self._memory, self._once.said = memory, said
 
         try:
-            common = evaluator, self.options, self._memory, self.state, self._lengths(params)
-            iteration = (
-                StochasticIteration(*common, self._once)
-                if self.options.averaged
-                else Iteration(*common, twice, self._once)
-            )
+            lengths = step_lengths(self.param_groups, params)
+            known = memory, self.state, lengths
+            iteration = iteration_of(evaluator, self.options, *known, twice, self._once)
             with evaluator.reporting():
                 outcome = iteration.run(self._backward_calls, self._observe)
             self._remember(outcome, differences and lasting)
@@ -351,24 +359,6 @@ class RegNewton(torch.optim.Optimizer):
     def _observe(self, observation: Observation) -> None:
         for observer in list(self._observers.values()):
             observer(observation)
-
-    def _trained(self) -> list[Tensor]:
-        """The parameters that a step moves, checked: they may have changed since the last."""
-        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ClosureError("no parameter requires a gradient: leave some of them trainable")
-        check_params(params)
-        for group in self.param_groups:
-            check_group(group)  # which may have been written to since the last step
-            check_lr(group["lr"])
-        return params
-
-    def _lengths(self, params: Sequence[Tensor]) -> float | Tensor:
-        """The step in units of the solution: one number, or P where the groups' `lr` differ."""
-        rates = {p: float(group["lr"]) for group in self.param_groups for p in group["params"]}
-        if len({rates[p] for p in params}) == 1:
-            return rates[params[0]]
-        return flatten(torch.full_like(p, rates[p]) for p in params)
 
     def _first_param(self) -> Tensor:
         first: Tensor = next(p for group in self.param_groups for p in group["params"])

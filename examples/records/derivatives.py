@@ -40,12 +40,14 @@ class At:
 def forward_laplacian(net: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
     """U and its Laplacian, M x 1 each, of linear layers and tanh, in one pass.
 
-    Value, gradient (d x M x n) and Laplacian go through the layers together (Li et al. 2023):
+    Value, gradient (M x d x n) and Laplacian go through the layers together (Li et al. 2023):
     linear layers map each, and of tanh, with s = 1 - tanh^2, they are tanh, s g and
     s l - 2 tanh s sum_i g_i^2. Nested `grad` would take d backward passes.
+
+    Samples come first in every tensor, as in any batch: RegNewton then finds them at once.
     """
     points, inputs = x.shape
-    gradient = torch.eye(inputs, dtype=x.dtype)[:, None].expand(inputs, points, inputs)
+    gradient = torch.eye(inputs, dtype=x.dtype).expand(points, inputs, inputs)
     value, laplacian = x, torch.zeros_like(x)
     for layer in net:
         if isinstance(layer, nn.Linear):
@@ -54,6 +56,6 @@ def forward_laplacian(net: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
         else:
             value = torch.tanh(value)
             slope = 1 - value**2
-            laplacian = slope * laplacian - 2 * value * slope * gradient.square().sum(0)
-            gradient = slope * gradient
+            laplacian = slope * laplacian - 2 * value * slope * gradient.square().sum(1)
+            gradient = slope[:, None] * gradient
     return value, laplacian

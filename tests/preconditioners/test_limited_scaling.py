@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers import assert_close, randn
+from tests.helpers import assert_close, mlp, randn
 from tests.trust.architectures import CASES
-from torch_newton import RegNewton
+from torch_newton import RegNewton, find_residuals
+from torch_newton.linalg.normal_equations import normal_matrix
+from torch_newton.preconditioners import function_space
+from torch_newton.preconditioners.function_space import FunctionSpace
+from torch_newton.preconditioners.linearized_loss import linearize
 from torch_newton.preconditioners.scaling import FARTHEST, Scaling
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -77,3 +81,27 @@ def test_no_step_moves_a_tensor_far_beyond_its_size(name: str, seed: int) -> Non
 
 def rms(tensor: Tensor) -> float:
     return float(tensor.square().mean().sqrt())
+
+
+def test_a_larger_d_forms_no_other_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows in other variables need no sum over rows again."""
+    torch.manual_seed(0)
+    net, formed = mlp(2, 4, 1), []
+    found = linearize(
+        find_residuals(net(randn(60, 2)).square().sum()), list(net.parameters()), None
+    )
+    assert found is not None
+    space = FunctionSpace.of(found)
+    assert not space.dual
+    first = Scaling.of(space.jacobian)
+    larger = first.limited([1e3 * FARTHEST * torch.ones(space.size)])
+    assert larger is not None
+    before, after, again = (space.scaled(each) for each in (first, larger, larger))
+    monkeypatch.setattr(
+        function_space, "normal_matrix", lambda J: formed.append(J) or normal_matrix(J)
+    )
+    expected = again.gram
+    assert before.gram.shape == expected.shape
+    after.adopt(before, larger.vector / first.vector)
+    assert_close(after.gram, expected, 1e-13)
+    assert len(formed) == 2

@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
-from .flat import add_multiple_, norm
+from .flat import add_multiple_, numbers
 from .operators import LinearOperator, own_product
 from .solution import Solution, Stop, check_system
 
@@ -57,13 +58,13 @@ def conjugate_gradient(
     curvature_min, direction, iterations = math.inf, None, 0
 
     p = r.clone() if M is None else own_product(M, r)
-    rz, residual = float(r @ p), norm(r)
+    rz, residual = numbers(r @ p, vector_norm(r))
     target = tol * _measure(residual, rz, energy)
     stop = _state(residual, rz, target, energy)
     while stop is None and iterations < limit:
         Ap = A @ p
         iterations += 1
-        pAp, pp = float(p @ Ap), float(p @ p)
+        pAp, pp = numbers(p @ Ap, p @ p)
         if not (math.isfinite(pAp) and math.isfinite(pp)):
             stop = Stop.NON_FINITE
             break
@@ -74,7 +75,7 @@ def conjugate_gradient(
         alpha = rz / pAp
         add_multiple_(r, -alpha, Ap)
         z = r if M is None else M @ r
-        rz_before, rz, residual = rz, float(r @ z), norm(r)
+        rz_before, (rz, residual) = rz, numbers(r @ z, vector_norm(r))
         stop = _state(residual, rz, target, energy)
         if stop is Stop.NON_FINITE:
             break  # before the overflow reaches x

@@ -27,6 +27,12 @@ def norm(vector: Tensor) -> float:
     return float(torch.linalg.vector_norm(vector))
 
 
+def numbers(*scalars: Tensor) -> list[float]:
+    """Tensors of one entry each as numbers, for which a graphics card is waited for once."""
+    values: list[float] = torch.stack(scalars).tolist()
+    return values
+
+
 def add_multiple_(y: Tensor, factor: float, x: Tensor) -> Tensor:
     """Add `factor` times x to y in place, rounded as in ``y + factor * x``: twice for each entry.
 

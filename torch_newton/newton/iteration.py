@@ -26,9 +26,12 @@ from ..damping import DampingContext, width
 from ..preconditioners.scaling import Scaling
 from ..step import CandidateSystem, Step
 from ..warning import Once
+from .batches import keep_step
 from .convergence import Rest
+from .exact_cost import cost_in_gradients
 from .memory import Memory, SystemMemory
-from .observation import Observation
+from .next_batch import left, looked_at, met
+from .observation import Observation, observation
 from .options import Options
 from .quadratic_model import QuadraticModel
 from .selection import Systems, plan, possible, select
@@ -84,6 +87,24 @@ class Iteration:
         """
         planned = plan(self.options, self.memory)
         begin = self._start(planned, backward_calls)
+        if self.options.for_batches is None:
+            return self._from(begin, planned, backward_calls, observe)[0]
+        memory = met(self.memory, self.evaluator, begin, self.state)
+        outcome, move, cost = replace(self, memory=memory)._from(
+            begin, planned, backward_calls, observe
+        )
+        keep_step(self.state, self.evaluator.params, move if memory.batches.vary else None)
+        memory = left(outcome.memory, self.evaluator, begin, outcome.step, move, cost)
+        return replace(outcome, memory=memory)
+
+    def _from(
+        self,
+        begin: Start,
+        planned: CandidateSystem,
+        backward_calls: BackwardCalls,
+        observe: Callable[[Observation], None],
+    ) -> tuple[Outcome, Tensor | None, float]:
+        """The step from where it begins, its move, and its cost in gradients."""
         at = self._linearize(begin)
         systems = possible(self.options, at)
         system = planned if planned in systems else select(self.memory, systems)
@@ -91,13 +112,16 @@ class Iteration:
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
-        observe(_observation(at, model, step))
+        observe(observation(at, model, step))
         self.evaluator.finish(direction, begin.gradient, begin.filled)
         backward_calls.leave(self.evaluator.params)
         if model.scaling is not None:
             model.scaling.keep(self.state)
         memory = self._record(step, known, at, systems, verified)
-        return Outcome(self._returned(begin), step, memory, model.underdetermined)
+        outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
+        if not memory.batches.changes:
+            return outcome, direction, 0.0
+        return outcome, direction, cost_in_gradients(step, systems[step.system], at)
 
     def _start(self, planned: CandidateSystem, backward_calls: BackwardCalls) -> Start:
         """The first evaluation; the gradient has a graph where products will need it."""
@@ -252,6 +276,7 @@ class Iteration:
             finite_difference=self.memory.finite_difference,
             verified=verified,
             pivots=() if at.low_rank is None else at.low_rank.kept,
+            batches=looked_at(self.memory.batches, at),
             rest=self._rest(step),
         )
 
@@ -259,16 +284,3 @@ class Iteration:
         if begin.returned is not None:
             return begin.returned
         return self.evaluator.signed(begin.graph.detach())
-
-
-def _observation(at: Linearization, model: QuadraticModel, step: Step) -> Observation:
-    scaling = model.scaling
-    return Observation(
-        at.start.graph,
-        at.evaluator.params,
-        at.start.gradient,
-        model.curvature if step.system.exact else None,
-        at.space,
-        None if scaling is None else scaling.vector,
-        step,
-    )

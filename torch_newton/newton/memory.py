@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..step import CandidateSystem, Step
+from ..step import CandidateSystem, Path, Step
 from .bandit import History
+from .batches import Batches
 from .convergence import Rest
 from .verification import Verified
 
@@ -45,6 +46,7 @@ class Memory:
         finite_difference: whether products are known to need differences of gradients.
         verified: what is remembered of the tests of the exact Hessian.
         pivots: rows from which the factor of low rank of the last step was made.
+        batches: whether each step sees another batch, and how steps are chosen then.
         rest: what is remembered of steps that did not lower the loss.
     """
 
@@ -57,6 +59,7 @@ class Memory:
     finite_difference: bool = False
     verified: Verified = field(default_factory=Verified)
     pivots: tuple[int, ...] = ()
+    batches: Batches = field(default_factory=Batches)
     rest: Rest = field(default_factory=Rest)
 
     def of(self, system: CandidateSystem) -> SystemMemory:
@@ -66,7 +69,9 @@ class Memory:
         if system.name in self.systems:
             return self.systems[system.name]
         for known in self.systems.values():
-            if known.last is not None and known.last.system.scaled == system.scaled:
+            if known.last is None or known.last.path is Path.KRONECKER:
+                continue
+            if known.last.system.scaled == system.scaled:
                 return known
         return SystemMemory()
 
@@ -87,6 +92,7 @@ class Memory:
             "history": self.history.numbers(),
             "verified": self.verified.numbers(),
             "pivots": dict.fromkeys(self.pivots, True),
+            "batches": self.batches.numbers(),
             "rest": self.rest.numbers(),
         }
 
@@ -118,6 +124,7 @@ class Memory:
                 "history": History.from_numbers(values["history"]),
                 "verified": Verified.from_numbers(values.get("verified") or Verified().numbers()),
                 "pivots": tuple(values.get("pivots", ())),
+                "batches": Batches.from_numbers(values.get("batches") or Batches().numbers()),
                 "rest": Rest.from_numbers(values.get("rest") or {}),
             }
         )

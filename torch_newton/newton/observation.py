@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..curvature.linearization import Linearization
 from ..linalg.operators import LinearOperator
 from ..preconditioners.function_space import FunctionSpace
 from ..step import Step
+from .quadratic_model import QuadraticModel
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,17 @@ class Observation:
 
 
 Observer = Callable[[Observation], None]
+
+
+def observation(at: Linearization, model: QuadraticModel, step: Step) -> Observation:
+    """What a step with an exact system knows."""
+    scaling = model.scaling
+    return Observation(
+        at.start.graph,
+        at.evaluator.params,
+        at.start.gradient,
+        model.curvature if step.system.exact else None,
+        at.space,
+        None if scaling is None else scaling.vector,
+        step,
+    )

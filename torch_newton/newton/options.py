@@ -83,12 +83,12 @@ clipping to a small part (a warning)                shortens the gradient
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..curvature.base import Curvature
 from ..curvature.table import curvatures
-from ..damping import MiniBatch, RetryingRule, damping_rule
+from ..damping import Adaptive, MiniBatch, RetryingRule, damping_rule
 from ..damping.base import AnyRule
 from ..preconditioners.base import AnyPreconditioner
 from ..preconditioners.table import preconditioner
@@ -187,6 +187,14 @@ class Options:
             for curvature in self.curvatures
             for with_scaling in scaled
         }
+
+    @cached_property
+    def for_batches(self) -> Options | None:
+        """The options of steps that see another batch each; None where the user chose a way."""
+        chosen = (self.curvature, self.preconditioner, self.scaling, self.damping)
+        if chosen != ("auto", "auto", "auto", Adaptive()):
+            return None
+        return replace(self, curvature="kronecker", damping=MiniBatch())
 
     @property
     def averaged(self) -> bool:

@@ -212,7 +212,12 @@ class QuadraticModel:
             if larger is None:
                 break
             del proposal  # the next solve needs its memory
+            earlier, before = self.scaling.vector, self._space
             self._rescale(larger)
+            if self._space is not None and before is not None:
+                # Divided in the precision of the system, which may be higher than that of D.
+                ratio = larger.vector.to(before.dtype) / earlier.to(before.dtype)
+                self._space.adopt(before, ratio)
             proposal = self._truncated(damping, tol, max_iter)
         return proposal
 

@@ -34,22 +34,22 @@ from ..damping import DampingContext, width
 from ..graph.outer_products import draw
 from ..graph.output_change import OutputChange
 from ..graph.random_root import OutputRoot, output_roots
-from ..linalg.flat import flatten, norm, unflatten
+from ..linalg.flat import norm
 from ..preconditioners.kronecker import KroneckerFactored
 from ..step import CandidateSystem, Path, Step
 from ..warning import Once
+from .batches import keep_step, last_step
+from .contest import STEP_COST
 from .curvature_along import CurvatureAlong
 from .iteration import Outcome
 from .memory import Memory, SystemMemory
+from .next_batch import left, met
 from .observation import Observation
 from .options import Options
 from .stochastic_search import StochasticSearch
 
-STEP = "kronecker_step"
-"""Under which the state of a parameter holds its part of the last step."""
-
-EVERY_STEP, PERIOD = 10, 2
-"""Steps at the beginning of which each updates the factors, and of later ones each second. Digits
+EVERY_STEP, PERIOD = 10, 3
+"""Steps at the beginning of which each updates the factors, and of later ones each third. Digits
 with a convolutional network reach 4.7e-4 after 64 steps with an update at each, 5.7e-4 at each
 third, 9.5e-4 at each fifth."""
 
@@ -58,9 +58,17 @@ FORWARD, BACKWARD_ONLY = 1 / 3, 1 / 3
 a matrix product of the forward pass has two in the backward pass, one of them for the weights."""
 
 
+class NotFactoredError(ClosureError):
+    """The loss has no Kronecker factors."""
+
+
 @dataclass(frozen=True)
 class StochasticIteration:
-    """One step; its fields are those of `newton.iteration.Iteration`."""
+    """One step; its fields are those of `newton.iteration.Iteration`, and one more.
+
+    Attributes:
+        chosen: whether the step chose these steps by itself, and may choose others again.
+    """
 
     evaluator: Evaluator
     options: Options
@@ -68,6 +76,7 @@ class StochasticIteration:
     state: MutableMapping[Tensor, dict[str, Any]]
     lengths: float | Tensor
     once: Once
+    chosen: bool = False
 
     def run(self, backward_calls: BackwardCalls, observe: Callable[[Observation], None]) -> Outcome:
         """Take the step; the arguments are those of `Iteration.run`."""
@@ -75,6 +84,18 @@ class StochasticIteration:
         if self.memory.steps == 0:
             self.evaluator.check_repeatable(begin.loss)
         begin.check_finite()
+        if not self.chosen:
+            return self._from(begin, backward_calls, observe)
+        memory = met(self.memory, self.evaluator, begin, self.state)
+        outcome = replace(self, memory=memory)._from(begin, backward_calls, observe)
+        move = last_step(self.state, self.evaluator.params)
+        memory = left(outcome.memory, self.evaluator, begin, outcome.step, move, STEP_COST)
+        return replace(outcome, memory=memory)
+
+    def _from(
+        self, begin: Start, backward_calls: BackwardCalls, observe: Callable[[Observation], None]
+    ) -> Outcome:
+        """The step from where it begins."""
         at = linearize(begin, self.evaluator, None, terms=True, twice=True, checked=False)
         roots = self._roots(at)
         calls = self.evaluator.calls
@@ -89,7 +110,7 @@ class StochasticIteration:
         self.evaluator.finish(move, begin.gradient, begin.filled)
         backward_calls.leave(self.evaluator.params)
         K.keep(self.state)
-        self._keep_step(move)
+        keep_step(self.state, self.evaluator.params, move)
         returned = begin.returned
         if returned is None:
             returned = self.evaluator.signed(begin.graph.detach())
@@ -99,13 +120,13 @@ class StochasticIteration:
         """The roots of the terms' second derivatives.
 
         Raises:
-            ClosureError: some term of the loss has none.
+            NotFactoredError: some term of the loss has none.
         """
         (curvature,) = self.options.curvatures
         terms = [] if at.residuals is None else at.residuals.of_outputs
         roots = output_roots(terms) if at.recognised else None
         if roots is None:
-            raise ClosureError(curvature.missing(at))
+            raise NotFactoredError(curvature.missing(at))
         return roots
 
     def _factors(self, at: Linearization, roots: list[OutputRoot]) -> tuple[KroneckerFactored, int]:
@@ -136,7 +157,7 @@ class StochasticIteration:
         change = OutputChange.at(at.residuals.of_outputs, roots)
         weight = begin.surrogate.weight
         along = None if change is None else CurvatureAlong(self.evaluator, change, weight)
-        g, known = begin.gradient, self.memory.of(self._system)
+        g, known = begin.gradient, self._known
         s = known.scale or _scale(weight * K.matvec(g), g)
         context = DampingContext(
             s,
@@ -154,13 +175,18 @@ class StochasticIteration:
         (curvature,) = self.options.curvatures
         return CandidateSystem(curvature.name)
 
+    @property
+    def _known(self) -> SystemMemory:
+        """What is remembered; of nothing else, whose lambda says little of this one."""
+        return self.memory.systems.get(self._system.name, SystemMemory())
+
     def _opening(self, begin: Start, context: DampingContext) -> Step:
         """The record of the step before the first attempt."""
         return Step.untried(
             iteration=self.memory.steps + 1,
             loss=begin.loss,
             gradient_norm=norm(begin.gradient),
-            last=self.memory.of(self._system).last,
+            last=self._known.last,
             closure_calls=self.evaluator.calls,
             scale=context.curvature,
             width=context.width,
@@ -169,23 +195,15 @@ class StochasticIteration:
         )
 
     def _last_step(self) -> Tensor | None:
-        """The move of the last step; None where it made none, or moved other parameters."""
-        params = self.evaluator.params
-        parts = [self.state.get(param, {}).get(STEP) for param in params]
-        known = [part for part in parts if part is not None]
-        return flatten(known) if len(known) == len(parts) else None
-
-    def _keep_step(self, move: Tensor | None) -> None:
-        params = self.evaluator.params
-        for param in params:
-            self.state[param].pop(STEP, None)
-        if move is not None:
-            for param, part in zip(params, unflatten(move, params), strict=True):
-                self.state[param][STEP] = part.clone()
+        """The move of the last step, where that was one like this."""
+        last = self.memory.last_step
+        if last is None or last.path is not Path.KRONECKER:
+            return None
+        return last_step(self.state, self.evaluator.params)
 
     def _record(self, step: Step, loss: float, context: DampingContext) -> Memory:
         """The memory after the step."""
-        name, known = step.system.name, self.memory.of(step.system)
+        name, known = step.system.name, self._known
         if step.attempts > 0:
             known = SystemMemory(
                 step, context.curvature, known.first_gradient_norm or step.gradient_norm

@@ -148,6 +148,19 @@ class FunctionSpace:
             self.sums_up,
         )
 
+    def adopt(self, earlier: FunctionSpace, ratio: Tensor) -> None:
+        r"""Take :math:`E \hat J^T \hat J E` from the same rows in other variables, if they have it.
+
+        That takes P^2 operations in place of P^2 R. The matrix of all processes' rows, and
+        :math:`J J^T`, are formed anew.
+
+        Args:
+            earlier: the same in other variables.
+            ratio: the diagonal of E, P entries.
+        """
+        if type(self) is FunctionSpace and not self.dual and "gram" in vars(earlier):
+            self.gram = earlier.gram * torch.outer(ratio, ratio)
+
     def times(self, number: float) -> FunctionSpace:
         """The same of the loss times the square of a number."""
 
