@@ -46,7 +46,7 @@ class Run:
     Attributes:
         network: as it stands.
         steps: calls of ``optimizer.step``.
-        loss: the last that the closure returned.
+        loss: before the last step.
         seconds: of training, when the error was measured; measuring it does not count.
         errors: ||u - exact|| / ||exact|| on the grid.
     """

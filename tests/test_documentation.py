@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ROOT / ".docs" / "pages"
 BLOCK = re.compile(r"^( *)```python([^\n]*)\n(.*?)^\1```", re.M | re.S)
 TEXTS = [ROOT / "README.md", *sorted(PAGES.rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 NEEDS = {"pina-mathlab": "pina", "skorch": "skorch", "ignite": "ignite"}
 """What a block's title says that it needs, beyond the extra dev, and the module of that."""
 
@@ -79,6 +81,15 @@ def test_readme_links_to_what_exists() -> None:
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebooks_are_committed_without_outputs(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), path.name, "exec")
+
+
 def test_the_versions_that_a_report_needs_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_module("torch_newton", run_name="__main__")
     printed = capsys.readouterr().out
@@ -89,8 +100,8 @@ def test_the_versions_that_a_report_needs_are_printed(capsys: pytest.CaptureFixt
 GIVERS = re.compile(r"warn|once$|^_refuse$")
 """Names of functions that give their arguments to the user as a message."""
 
-WRITERS = {"complaint", "missing", "advice", "unsolved", "undefined", "wrong", "no_potential"}
-"""Functions that return a message."""
+WRITERS = {"complaint", "missing", "advice", "unsolved", "slow", "not_symmetric", "no_derivative"}
+"""Functions whose result is a message by way of a variable; others are found by their calls."""
 
 INNER = {"batched.py", "by_autograd.py", "__init__.py"}
 """Files whose only calls of this kind are warnings filters and Python's own protocols."""
@@ -113,35 +124,57 @@ def _name(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
 
 
-def _spoken(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _given_away(tree: ast.Module) -> Iterator[tuple[int, ast.AST | None]]:
+    """Line and expression of what is raised with or handed to one of `GIVERS`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            yield from ((node.lineno, argument) for argument in node.exc.args[:1])
+        elif isinstance(node, ast.Call) and GIVERS.search(_name(node)):
+            yield from ((node.lineno, argument) for argument in node.args[:2])
+
+
+def _writers() -> set[str]:
+    """`WRITERS`, and the functions whose result is given away as it is."""
+    return WRITERS | {
+        _name(argument).rpartition(".")[2]
+        for tree in SOURCES.values()
+        for _, argument in _given_away(tree)
+        if isinstance(argument, ast.Call)
+    }
+
+
+def _spoken(tree: ast.Module, writers: set[str]) -> Iterator[tuple[int, str]]:
     """Line and template of each message in a file: raised, warned of, or returned as such."""
     constants = {
         node.targets[0].id: node.value
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    for node in ast.walk(tree):
-        said: list[ast.AST | None] = []
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            said = list(node.exc.args[:1])
-        elif isinstance(node, ast.Call) and GIVERS.search(_name(node)):
-            said = list(node.args[:2])
-        elif isinstance(node, ast.FunctionDef) and node.name in WRITERS:
-            said = [part.value for part in ast.walk(node) if isinstance(part, ast.Return)]
-        for part in said:
-            value = constants.get(part.id) if isinstance(part, ast.Name) else part
-            text = _template(value)
-            # A message has several words; a kind of message has one or two.
-            if text is not None and text.count(" ") > 2:
-                yield node.lineno, text
+    returned = [
+        (part.lineno, part.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name in writers
+        for part in ast.walk(node)
+        if isinstance(part, ast.Return)
+    ]
+    for line, part in [*_given_away(tree), *returned]:
+        text = _template(constants.get(part.id) if isinstance(part, ast.Name) else part)
+        # A message has several words; a kind of message has one or two.
+        if text is not None and text.count(" ") > 2:
+            yield line, text
 
 
-MESSAGES = [
-    (f"{path.relative_to(ROOT)}:{line}", text)
+SOURCES = {
+    path: ast.parse(path.read_text())
     for package in ("torch_newton", "lightning_callbacks")
     for path in sorted((ROOT / package).rglob("*.py"))
     if path.name not in INNER
-    for line, text in _spoken(ast.parse(path.read_text()))
+}
+ALL_WRITERS = _writers()
+MESSAGES = [
+    (f"{path.relative_to(ROOT)}:{line}", text)
+    for path, tree in SOURCES.items()
+    for line, text in _spoken(tree, ALL_WRITERS)
 ]
 
 
@@ -175,3 +208,18 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert version is not None
     assert f"version: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    import lightning_callbacks
+    import torch_newton
+
+    pages = "\n".join(page.read_text() for page in (PAGES / "reference").glob("*.md"))
+    documented = set(re.findall(r"^::: ([\w.]+)$", pages, re.M))
+    modules = {"torch_newton.limit", "torch_newton.nn", "lightning_callbacks.QUANTITIES"}
+    public = {
+        f"{package.__name__}.{name}"
+        for package in (torch_newton, lightning_callbacks)
+        for name in package.__all__
+    }
+    assert public - documented - modules == set()
