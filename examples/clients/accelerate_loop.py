@@ -54,7 +54,7 @@ def train_default(seconds: float, seed: int = 0) -> float:
         loss = nn.functional.mse_loss(model(x), y)
         accelerator.backward(loss)
         optimizer.step()
-    return float(loss.detach())
+    return float(nn.functional.mse_loss(model(x), y).detach())
 
 
 if __name__ == "__main__":
