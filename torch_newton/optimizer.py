@@ -222,7 +222,6 @@ class RegNewton(torch.optim.Optimizer):
             ClosureError: the closure is missing, or gives no loss to work with.
             NotTwiceDifferentiableError: the loss cannot be differentiated twice.
         """
-        began = perf_counter()
         params = trained(self.param_groups)
         differences = self._memory.finite_difference or self.options.hvp == "finite_difference"
         try:
@@ -237,7 +236,6 @@ class RegNewton(torch.optim.Optimizer):
             outcome = self._guarded(
                 closure, params, True, lasting=not isinstance(error, NonFiniteProductError)
             )
-        report(outcome.step, perf_counter() - began, self.options.verbose, self._once)
         return outcome.returned
 
     def _taken(self, closure: Closure | None, params: list[Tensor], differences: bool) -> Outcome:
@@ -259,6 +257,7 @@ class RegNewton(torch.optim.Optimizer):
         lasting: bool = True,
     ) -> Outcome:
         """One step, of which nothing is left where anything is raised."""
+        began = perf_counter()
         twice = not (differences and self.options.exact)
         evaluator = Evaluator(
             closure,
@@ -284,6 +283,7 @@ class RegNewton(torch.optim.Optimizer):
             with evaluator.reporting():
                 outcome = iteration.run(self._backward_calls, self._observe)
             self._remember(outcome, differences and lasting)
+            report(outcome.step, perf_counter() - began, self.options.verbose, self._once)
             return outcome
         except BaseException:
             try:

@@ -62,8 +62,15 @@ class Batches:
         return replace(self, changes=self.changes + 1 if abs(loss - self.loss) > limit else 0)
 
     def numbers(self) -> dict[str, Any]:
-        """As numbers in dictionaries, the form in which a checkpoint holds it."""
-        return {**vars(self), "contest": self.contest.numbers()}
+        """As numbers in dictionaries, the form in which a checkpoint holds it.
+
+        What is not known is left out: NaN does not equal itself, and states are compared.
+        """
+        known = dict(vars(self))
+        for name in ("loss", "place"):
+            if math.isnan(known[name]):
+                del known[name]
+        return {**known, "contest": self.contest.numbers()}
 
     @classmethod
     def from_numbers(cls, numbers: Mapping[str, Any]) -> Batches:
