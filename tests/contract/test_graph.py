@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from tests.contract.graphs import NODES, tensor
-from torch_newton.autodiff.nodes import reachable
+from torch_newton.autodiff.nodes import custom_classes, reachable
 
 NODES_PY = "autodiff/nodes.py"
 ARGUMENTS = {
@@ -161,4 +161,22 @@ def test_the_version_of_a_gradient_tells_that_it_was_written_to() -> None:
     assert x.grad._version > before, (
         "backward() adds to .grad unseen: a closure that calls torch.autograd.backward is not "
         "refused any more; closure/evaluator.py"
+    )
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+def test_the_node_of_a_custom_function_knows_its_class() -> None:
+    result = Doubled.apply(tensor(3)).exp()
+    assert custom_classes([_node(result)]) == [Doubled], (
+        "_forward_cls of a custom function's node is no longer its class: CurvatureMonitor would "
+        f"not find gradient reversal, and log eigenvalues of no Hessian; {NODES_PY}"
     )
