@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from tests.callbacks.setups.build import Function, Module, X, Y, mlp, regression, squared, train
-from tests.callbacks.setups.setup import BY_DIFFERENCES, Setup, Training
+from tests.callbacks.setups.setup import BY_DIFFERENCES, HESSIAN, Setup, Training
+
+NO_DERIVATIVE = "not the derivative of the forward pass"
 
 
 class Once(torch.autograd.Function):
@@ -122,8 +124,9 @@ SETUPS = [
     Setup("once differentiable", lambda: regression(Function(Once.apply)), warns=BY_DIFFERENCES,
           quick=True),
     Setup("twice differentiable", lambda: regression(Function(Twice.apply))),
-    Setup("straight through", lambda: regression(Function(Straight.apply)), nan=None),
-    Setup("reversed gradient", lambda: regression(Adversarial())),
+    Setup("straight through", lambda: regression(Function(Straight.apply)),
+          nan=HESSIAN, warns=NO_DERIVATIVE),
+    Setup("reversed gradient", lambda: regression(Adversarial()), nan=HESSIAN, warns=NO_DERIVATIVE),
     Setup("hooks on gradients", lambda: regression(Hooked()), nan=None),
     Setup("ctc", lambda: train(nn.Linear(4, 5), ctc), warns=BY_DIFFERENCES, quick=True),
     Setup("cdist", lambda: regression(Function(lambda h: torch.cdist(h, torch.eye(5)))),
