@@ -137,10 +137,11 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     **When the first numbers come.** The first measurement waits until 15 training steps' time is
     allowed, at step 167 by default, and begins with the Hessian. Its numbers take at least the loss
     and its gradient with a graph (one to four training steps) and three products (two to five
-    each): before step 320 at what these cost on the smaller networks of the benchmark, with the
-    wide bounds that two Lanczos steps leave. Then follow the other quantities, by the least that
-    each takes; only when each has a number the next measurement begins, with more products. No
-    order of work can be faster than what all this takes over `max_overhead`.
+    each): within some 300 steps of five of the benchmark's six smaller networks, with the wide
+    bounds that two Lanczos steps leave. (The sixth, dense and of a million parameters, had none
+    in 400.) Then follow the other quantities, by the least that each takes; only when each has a
+    number the next measurement begins, with more products. No order of work can be faster than
+    what all this takes over `max_overhead`.
 
     **Spread.** What does not fit in one pause goes on at later steps, with the parameters, buffers,
     batch and random numbers of the step at which it began. Each number is logged when it is

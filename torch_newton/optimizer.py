@@ -48,11 +48,12 @@ class RegNewton(torch.optim.Optimizer):
 
     The closure is the usual one, unchanged, and is called at least twice a step: for the loss with
     its graph, and for the loss at the new point, on the same batch with the same random state.
+    (Along Kronecker factors most steps are not tested at the new point.)
 
     By iterations a step takes at most eight vectors of P numbers more than a Hessian-vector
     product does. Where rows of the Jacobian are solved with it takes these and their system
-    besides (.docs/cost.md has numbers). Between steps it holds none but ``.grad``; under
-    ``curvature="kronecker"`` also its factors and the last step.
+    besides (.docs/cost.md has numbers). Between steps it holds none but ``.grad``; where
+    each sees another batch also the last step and, along Kronecker factors, these.
 
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = RegNewton([x])

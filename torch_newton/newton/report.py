@@ -69,7 +69,7 @@ def _way_out(step: Step) -> str:
     if step.path is Path.FUNCTION_SPACE:
         return (
             "use fewer samples in a step, or a smaller network; with mini-batches "
-            "curvature='kronecker' costs two gradients a step"
+            "curvature='kronecker' costs a few gradients a step"
         )
     if step.unread:
         return (
@@ -78,6 +78,6 @@ def _way_out(step: Step) -> str:
         )
     return (
         "lower cg_max_iter, use fewer samples in a step, or mini-batches and "
-        "curvature='kronecker', which costs two gradients a step; with memory to spare raise "
+        "curvature='kronecker', which costs a few gradients a step; with memory to spare raise "
         "max_memory"
     )
