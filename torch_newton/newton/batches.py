@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..closure.evaluator import Evaluator
@@ -80,7 +81,8 @@ class Batches:
 
 def place_of(params: Sequence[Tensor]) -> float:
     """The sum of the lengths of all parameters."""
-    return math.fsum(float(param.detach().norm()) for param in params)
+    lengths = torch.stack([param.detach().norm() for param in params])
+    return math.fsum(lengths.tolist())  # a device is waited for once, not for each parameter
 
 
 def reduction(evaluator: Evaluator, begin: Start, last: Tensor) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from ..preconditioners.kronecker import KroneckerFactored
 from ..step import Step
 from .curvature_along import CurvatureAlong
 from .options import Options
+from .trust_region import ROUNDING
 
 KEPT, GAIN = 0.5, 0.75
 """Weights of the last step and of the new one. The series adds up to 1.5 new steps, each spread
@@ -27,9 +28,6 @@ parameters after 80 to 2.63 for 2.69. A resampled Poisson equation loses by it: 
 
 LONG = 2.0
 """Lengths of the last step beyond which a step is tested also where no test is due."""
-
-ROUNDING = 10.0
-"""Units of rounding, eps |L|, within which two losses count as equal: see `trust_region`."""
 
 
 @dataclass(frozen=True)
