@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -34,7 +33,7 @@ from torch_newton.autodiff.products import gradient_and_hessian
 from torch_newton.linalg.lanczos import Process
 
 from .memory import measured
-from .monitor_models import MODELS, Module, made
+from .monitor_models import MODELS, made, train
 
 PAUSE = "a pause of the monitor"
 """The name of the recorded spans."""
@@ -75,20 +74,6 @@ def counted() -> Iterator[Vectors]:
     finally:
         Process.__init__ = make  # type: ignore[method-assign]
         del Process.__del__  # type: ignore[attr-defined]
-
-
-def train(module: Module, loader: Any, steps: int, *callbacks: pl.Callback) -> None:
-    trainer = pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(module, loader)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,21 @@ class Module(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-3)
 
 
+def train(module: Module, loader: Any, steps: int, *callbacks: pl.Callback) -> None:
+    """Train for so many steps, with nothing in the trainer but the callbacks."""
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module, loader)
+
+
 class Block(nn.Module):
     """A residual block of two convolutions."""
 

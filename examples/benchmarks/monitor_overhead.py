@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 from lightning_callbacks import QUANTITIES, CurvatureMonitor
 
-from .monitor_models import LARGE, MODELS, made
+from .monitor_models import LARGE, MODELS, made, train
 
 STEPS, STEPS_OF_LARGE, QUICK = 600, 150, 10
 """Training steps; and by what `--quick` divides them."""
@@ -93,20 +93,10 @@ def peak() -> int:
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
-def train(name: str, steps: int, *callbacks: pl.Callback) -> list[torch.Tensor]:
+def weights_after(name: str, steps: int, *callbacks: pl.Callback) -> list[torch.Tensor]:
     """The final weights of a run of so many steps."""
     module, loader = made(name)
-    trainer = pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(module, loader)
+    train(module, loader, steps, *callbacks)
     return [p.detach() for p in module.parameters()]
 
 
@@ -115,10 +105,10 @@ def measured(name: str, steps: int, *, compare: bool) -> dict[str, Any]:
     monitor = CurvatureMonitor()
     with tqdm(total=steps, desc=name, leave=False, file=sys.stderr) as bar:
         watch = Watch(monitor, bar)
-        weights = train(name, steps, monitor, watch)
+        weights = weights_after(name, steps, monitor, watch)
     same = "-"
     if compare:
-        pairs = zip(weights, train(name, steps), strict=True)
+        pairs = zip(weights, weights_after(name, steps), strict=True)
         same = "yes" if all(torch.equal(a, b) for a, b in pairs) else "NO"
     size = sum(w.numel() for w in weights)
     # Of gradient methods without momentum alone it is known above which sharpness they diverge.

@@ -9,6 +9,7 @@ ten, and points are uniform. Not to be mixed with nu = 0.01 / pi (`burgers_shock
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -67,34 +68,24 @@ def build(body: nn.Module, interior: int, initial: int) -> Training:
 
 TANH, SIREN = (3, 20, 20, 20, 20, 1), (3, 40, 40, 40, 40, 1)
 
+BURGERS = Problem(
+    "burgers",
+    EQUATION,
+    lambda seed: build(glorot(TANH), 32_768, 16_384),
+    rows=49_152,
+    parameters=1361,
+    measure="relative L2",
+    published=(Published(3.9e-7, "DSGNAR, float32", SOURCE, seconds=15.6, parameters=1365),),
+)
+
 PROBLEMS = (
-    Problem(
-        "burgers-float32",
-        EQUATION,
-        lambda seed: build(glorot(TANH), 32_768, 16_384),
-        rows=49_152,
-        parameters=1361,
-        measure="relative L2",
-        published=(Published(3.9e-7, "DSGNAR, float32", SOURCE, seconds=15.6, parameters=1365),),
-        dtype=torch.float32,
-    ),
-    Problem(
-        "burgers",
-        EQUATION,
-        lambda seed: build(glorot(TANH), 32_768, 16_384),
-        rows=49_152,
-        parameters=1361,
-        measure="relative L2",
-        published=(Published(3.9e-7, "DSGNAR, float32", SOURCE, seconds=15.6, parameters=1365),),
-    ),
-    Problem(
-        "burgers-9216",
-        EQUATION,
-        lambda seed: build(glorot(TANH), 8192, 1024),
+    replace(BURGERS, name="burgers-float32", dtype=torch.float32),
+    BURGERS,
+    replace(
+        BURGERS,
+        name="burgers-9216",
+        build=lambda seed: build(glorot(TANH), 8192, 1024),
         rows=9216,
-        parameters=1361,
-        measure="relative L2",
-        published=(Published(3.9e-7, "DSGNAR, float32", SOURCE, seconds=15.6, parameters=1365),),
         differs="9,216 rows in place of 49,152",
     ),
     Problem(
