@@ -194,3 +194,15 @@ def test_no_excess_makes_d_infinite(dtype: torch.dtype, length: float) -> None:
     assert larger is not None
     assert bool((larger.vector > 0).all())
     assert all(bool(part.isfinite().all()) for parts in larger.parts for part in parts or ())
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-167, 1e-310, 5e-324])
+def test_sums_whose_product_underflows_are_lifted_to_what_counts(size: float) -> None:
+    like = [torch.ones(2, 1), torch.ones(3)]
+    parts = [(torch.tensor([size, size]), torch.tensor([2 * size])), (torch.ones(3),)]
+    D = Scaling(parts, like).vector ** -2
+    floor = D.new_tensor(torch.finfo(D.dtype).eps)
+    # At least what counts beside the other parameter, which is eps to some power of at most one.
+    assert bool((0.99 * floor <= D).all())
+    assert bool((D <= 1.01).all())
+    assert_close(D[2:], torch.ones(3), 1e-12)

@@ -216,7 +216,8 @@ def _top(part: Part) -> float:
     if len(part) == 1:
         return float(part[0].max())
     total = float(part[0].sum())
-    return float(part[0].max()) * float(part[1].max()) / total if total > 0 else 0.0
+    # Divided first: the product of two sums of squares underflows where their ratio does not.
+    return float(part[0].max()) / total * float(part[1].max()) if total > 0 else 0.0
 
 
 def _influence(part: Part, squared_size: Tensor) -> float:
@@ -231,13 +232,14 @@ def _root(part: Part, floor: Tensor) -> Part:
     if len(part) == 1:
         return (torch.maximum(part[0], floor).rsqrt(),)
     rows, columns = part
-    total = rows.sum()
-    if not bool(total > 0):
+    total, top = rows.sum(), _top(part)
+    # By how much the largest entry has to grow; that of zeros, or of denormal numbers, by too much.
+    lift = float(floor) / top if top > 0 else math.inf
+    if lift == math.inf:
         return torch.ones_like(rows) * floor**-0.25, torch.ones_like(columns) * floor**-0.25
     found = tuple(
         (sums.clamp_min(FLOOR * sums.max()) / total.sqrt()).rsqrt() for sums in (rows, columns)
     )
-    lift = float(floor) / _top(part)
     return found if lift <= 1 else tuple(root * lift**-0.25 for root in found)
 
 
