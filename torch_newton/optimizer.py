@@ -52,8 +52,8 @@ class RegNewton(torch.optim.Optimizer):
 
     By iterations a step takes at most eight vectors of P numbers more than a Hessian-vector
     product does. Where rows of the Jacobian are solved with it takes these and their system
-    besides (.docs/cost.md has numbers). Between steps it holds none but ``.grad``; where
-    each sees another batch also the last step and, along Kronecker factors, these.
+    besides (.docs/pages/reference/cost.md has numbers). Between steps it holds none but
+    ``.grad``; where each sees another batch also the last step and, along Kronecker factors, these.
 
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = RegNewton([x])

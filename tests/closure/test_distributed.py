@@ -138,7 +138,7 @@ def test_a_step_exchanges_what_the_page_on_costs_says(
 
 
 def exchanged(case: str, found: dict[str, Any], P: int) -> int:
-    """Numbers that a step gives away besides its gradient, as .docs/cost.md says."""
+    """Numbers given away besides the gradient, as .docs/pages/reference/cost.md says."""
     step, shapes, rows = found["step"], found["shapes"], found["rows"]
     weights = [shape for shape in shapes if len(shape) == 2]
     sides = sum(a + b for a, b in weights)
