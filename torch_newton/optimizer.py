@@ -111,9 +111,10 @@ class RegNewton(torch.optim.Optimizer):
         correction: whether, in function space and under an adaptive damping, a refused step is
             tried once more with a second-order correction before lambda is raised.
         maximize: whether to maximize the loss; `last_step` then speaks of -L.
-        max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
-            as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
-            than it is worth (`preconditioners.cost`), the step is solved iteratively.
+        max_memory: bytes of the matrices that a solve may form; 4 GiB where None. Where an exact
+            factor needs more, or costs more than it is worth (`preconditioners.cost`), the step is
+            solved iteratively. As many bytes again may the rows of the Jacobian take
+            (`preconditioners.held_rows`); beyond, it is solved without them.
         verbose: whether each step logs a line, by ``logging.getLogger("torch_newton")``.
 
     Raises:

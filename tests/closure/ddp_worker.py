@@ -76,13 +76,13 @@ CASES: dict[str, dict[str, Any]] = {
     "nystrom": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "nystrom"},
     "kronecker_rows": {"damping": 5.0, "cg_tol": 1e-13, "preconditioner": "kronecker"},
     "empty": {},
-    "empty_low_rank": {"curvature": "gauss_newton", "max_memory": 2000},
+    "empty_low_rank": {"curvature": "gauss_newton", "max_memory": 2000, "cg_tol": 1e-13},
     "primal_empty": {},
     "sequences": {},
     "primal_sequences": {"curvature": "gauss_newton"},
     "table": {},
     "primal_table": {"curvature": "gauss_newton"},
-    "low_rank_table": {"curvature": "gauss_newton", "max_memory": 5000},
+    "low_rank_table": {"curvature": "gauss_newton", "max_memory": 5000, "cg_tol": 1e-13},
     "static_graph": {},
     "bucket_view": {},
 }
@@ -355,13 +355,20 @@ def fail(case: str, rank: int, calls: int) -> None:
 
 def fail_in_an_exchange(case: str, rank: int, patch: pytest.MonkeyPatch) -> None:
     """Let sums over the ranks begin with an interrupt on this rank, or without memory."""
-    total = Ranks.total
+    total, interrupted = Ranks.total, Path(sys.argv[3]) / "interrupted"
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        interrupted.touch()
 
     def late(ranks: Ranks, tensor: Tensor) -> Tensor:
-        if rank == 1:
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        else:
-            time.sleep(1)  # so that the other one is interrupted while it waits for this one
+        if rank != 1:
+            # The other one waits for this one until it is interrupted, however busy the machine is.
+            while not interrupted.exists():
+                time.sleep(0.1)
+            time.sleep(0.5)
+        elif not interrupted.exists():
+            threading.Timer(0.2, interrupt).start()
         return total(ranks, tensor)
 
     def exhausted(*args: Any, **options: Any) -> Tensor:

@@ -74,8 +74,10 @@ def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) 
     assert all(results["solved"][case] == how for results in ranks)
     if "low_rank" in case or case in ("least_memory", "accumulated_rows"):
         assert how[0] == "LOW_RANK"
+        # With four ranks, less of the rows that there are then fits in the same memory.
+        least = 2 if case in ("empty_low_rank", "low_rank_table") else 5
         # Under the exact Hessian a step does not say of which rank its preconditioner was.
-        assert how[1] >= 5 or ddp_worker.CASES[case].get("curvature") != "gauss_newton"
+        assert how[1] >= least or ddp_worker.CASES[case].get("curvature") != "gauss_newton"
 
 
 def test_batches_are_counted_once(ranks: list[dict[str, Any]]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from examples.networks import mlp
 from examples.records.derivatives import forward_laplacian
-from examples.records.networks import mlp
 from examples.records.problem import Problem, Training
 from examples.records.problems import PROBLEMS, allen_cahn, korteweg_de_vries
 from torch_newton import RegNewton

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import torch
 from torch import Tensor, nn
 
-from ..networks import Periodic, PeriodicInAll, Sine
+from ...networks import Sine
+from ..networks import Periodic, PeriodicInAll
 from ..problem import Training
 from .equations import Residual
 
