@@ -141,7 +141,7 @@ class RegNewton(torch.optim.Optimizer):
         verbose: bool = False,
     ) -> None:
         check_lr(lr)
-        self.options = Options(
+        self.options: Options = Options(
             rule_for(damping, curvature),
             curvature,
             preconditioner,
