@@ -107,7 +107,9 @@ class Iteration:
         backward_calls.leave(self.evaluator.params)
         if model.scaling is not None:
             model.scaling.keep(self.state)
-        memory = self._record(step, known, at, systems, verified)
+        memory = replace(
+            self._record(step, known, at, systems, verified), pivots=_pivots(model, at)
+        )
         outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
         if not memory.batches.changes and self.memory.steps > 0:
             return outcome, direction, 0.0
@@ -159,10 +161,11 @@ class Iteration:
 
     def _scaling(self, at: Linearization) -> Scaling | None:
         """D of the Jacobian at hand, not smaller than it has been."""
-        if at.space is None:
+        rows = at.space if at.space is not None else at.iterative
+        if rows is None:
             return None
         earlier = Scaling.kept(self.state, self.evaluator.params)
-        return Scaling.of(at.space.jacobian, at.space.shift).maximum(earlier)
+        return Scaling.of(rows.jacobian, rows.shift).maximum(earlier)
 
     def _search(
         self,
@@ -265,7 +268,6 @@ class Iteration:
             history=history,
             finite_difference=self.memory.finite_difference,
             verified=verified,
-            pivots=() if at.low_rank is None else at.low_rank.kept,
             batches=looked_at(self.memory.batches, at, self.memory.steps == 0),
             rest=self._rest(step),
         )
@@ -274,3 +276,10 @@ class Iteration:
         if begin.returned is not None:
             return begin.returned
         return self.evaluator.signed(begin.graph.detach())
+
+
+def _pivots(model: QuadraticModel, at: Linearization) -> tuple[int, ...]:
+    """Rows for the next factor of low rank, from the model's or from that which preconditions."""
+    if model.pivots or at.low_rank is None:
+        return model.pivots
+    return at.low_rank.kept
