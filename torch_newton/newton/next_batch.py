@@ -23,7 +23,7 @@ def met(
 ) -> Memory:
     """The memory with what this step's batch says of the last step, before the step is chosen."""
     params = evaluator.params
-    batches = memory.batches.seen(begin.loss, place_of(params))
+    batches = memory.batches.seen(begin.surrogate.start, place_of(params))
     last = last_step(state, params) if batches.vary and batches.contest.due else None
     if last is None:
         return replace(memory, batches=batches)
@@ -75,9 +75,11 @@ def left(
         cost: of the step, in gradients.
     """
     batches, surrogate = memory.batches, begin.surrogate
-    loss = begin.loss
+    loss = surrogate.start
     if move is not None:
         loss = math.nan if surrogate.accumulated else step.loss_after
+        if surrogate.decay is not None:  # whose weights may change from step to step
+            loss -= surrogate.decay.loss(move)
     if batches.changes and batches.contest.too_dear(cost):
         # One change is enough where another exact step, to be sure, would cost too much.
         batches = replace(batches, changes=max(batches.changes, ENOUGH))
