@@ -103,7 +103,7 @@ class Iteration:
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known = self._search(system, systems[system], at, model)
         observe(observation(at, model, step))
-        self.evaluator.finish(direction, begin.gradient, begin.filled)
+        self.evaluator.finish(direction, begin.left, begin.filled)
         backward_calls.leave(self.evaluator.params)
         if model.scaling is not None:
             model.scaling.keep(self.state)
@@ -125,7 +125,7 @@ class Iteration:
             check_twice_differentiable(nodes_of(begin.graph), begin.derivatives)
         if self.memory.steps == 0:
             refuse_counting(begin.graph)
-            self.evaluator.check_repeatable(begin.loss)
+            self.evaluator.check_repeatable(begin.surrogate.start)
         begin.check_finite()
         return begin
 

@@ -90,16 +90,24 @@ class StochasticSearch:
     def _direction(self, damping: float, before: Tensor | None) -> Tensor:
         """The step: along d as far as the batch allows, and on along the last one."""
         weight, g = self.begin.surrogate.weight, self.begin.gradient
-        d = -self.K.solve(g, damping / weight) / weight
+        decay = self.begin.surrogate.decay
+        W = None if decay is None else decay.diagonal / weight
+        d = -self.K.solve(g, damping / weight, W) / weight
         if isinstance(self.lengths, Tensor):
             d = self.lengths * d
-        curvature = None if self.along is None else self.along(d)
+        curvature = self._along(d)
         alpha = 1.0
         if curvature is not None:
             alpha = -float(g @ d) / (curvature + damping * float(d @ d))
         if not isinstance(self.lengths, Tensor):
             alpha *= self.lengths
         return alpha * d if before is None else KEPT * before + GAIN * alpha * d
+
+    def _along(self, direction: Tensor) -> float | None:
+        """The curvature along a direction, with that of the weight decay."""
+        found = None if self.along is None else self.along(direction)
+        decay = self.begin.surrogate.decay
+        return found if found is None or decay is None else found + decay.along(direction)
 
     def _is_tested(self, step: Step, direction: Tensor, before: Tensor | None) -> bool:
         """Whether the loss is evaluated where the step leads."""
@@ -117,7 +125,7 @@ class StochasticSearch:
             return untried
         value, _ = self.evaluator.loss_at(direction)
         value = self.begin.surrogate.loss(value, direction)
-        curvature = None if self.along is None else self.along(direction)
+        curvature = self._along(direction)
         predicted = math.nan
         if curvature is not None:
             predicted = -float(self.begin.gradient @ direction) - 0.5 * curvature
