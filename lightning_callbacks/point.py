@@ -87,7 +87,7 @@ class Point:
     optimizers: Sequence[torch.optim.Optimizer] = ()
 
     def __post_init__(self) -> None:
-        self.value = float(self.loss.detach())
+        self.value: float = float(self.loss.detach())
         self._products: list[tuple[Tensor, Tensor]] = []
 
     @cached_property

@@ -33,27 +33,12 @@ from .memory import Memory, SystemMemory
 from .next_batch import left, looked_at, met
 from .observation import Observation, observation
 from .options import Options
+from .outcome import Outcome
 from .quadratic_model import QuadraticModel
 from .selection import Systems, plan, possible, select
+from .stochastic import StochasticIteration
 from .trust_region import TrustRegionSearch
 from .verification import Verified, kind_of, no_potential, wrong
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step leaves behind.
-
-    Attributes:
-        returned: what the closure returned, or the loss before the step where that was nothing.
-        step: what was done.
-        memory: what the next step depends on.
-        underdetermined: whether a Gauss-Newton matrix of no more rows than parameters was used.
-    """
-
-    returned: Any
-    step: Step
-    memory: Memory
-    underdetermined: bool
 
 
 @dataclass(frozen=True)
@@ -87,9 +72,14 @@ class Iteration:
         """
         planned = plan(self.options, self.memory)
         begin = self._start(planned, backward_calls)
-        if self.options.for_batches is None:
+        for_batches = self.options.for_batches
+        if for_batches is None:
             return self._from(begin, planned, backward_calls, observe)[0]
         memory = met(self.memory, self.evaluator, begin, self.state)
+        if memory.batches.along_factors:
+            known = memory, self.state, self.lengths, self.once
+            other = StochasticIteration(self.evaluator, for_batches, *known, chosen=True)
+            return other.chosen_from(begin, backward_calls, observe)
         outcome, move, cost = replace(self, memory=memory)._from(
             begin, planned, backward_calls, observe
         )
@@ -119,7 +109,7 @@ class Iteration:
             model.scaling.keep(self.state)
         memory = self._record(step, known, at, systems, verified)
         outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
-        if not memory.batches.changes:
+        if not memory.batches.changes and self.memory.steps > 0:
             return outcome, direction, 0.0
         return outcome, direction, cost_in_gradients(step, systems[step.system], at)
 
@@ -276,7 +266,7 @@ class Iteration:
             finite_difference=self.memory.finite_difference,
             verified=verified,
             pivots=() if at.low_rank is None else at.low_rank.kept,
-            batches=looked_at(self.memory.batches, at),
+            batches=looked_at(self.memory.batches, at, self.memory.steps == 0),
             rest=self._rest(step),
         )
 

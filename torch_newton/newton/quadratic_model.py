@@ -75,26 +75,25 @@ class QuadraticModel:
         self._exact_inverse = exact_inverse
         # Products through autograd have the parameters' precision, and then vectors have it too.
         self._dtype = gradient.dtype if exact_inverse else curvature.dtype
-        self.epsilon = max(rounding, torch.finfo(self._dtype).eps)
-        self.gradient = gradient.to(self._dtype)
-        self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
+        self.epsilon: float = max(rounding, torch.finfo(self._dtype).eps)
+        self.gradient: Tensor = gradient.to(self._dtype)
+        self.gradient_norm: float = float(torch.linalg.vector_norm(self.gradient))
         self._counter = Counter()
         self._at_damping = at_damping
         # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
         self._limited = limited and bool(space and space.sums_up)
         self._low_rank, self._closed_rows = low_rank, closed_rows
-        if space is not None:
-            self.path = Path.FUNCTION_SPACE
-        else:
-            self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
+        otherwise = path or (Path.PLAIN if at_damping is None else Path.USER)
+        self.path: Path = Path.FUNCTION_SPACE if space is not None else otherwise
 
-        self.curvature = counted(curvature, self._counter)
+        self.curvature: LinearOperator = counted(curvature, self._counter)
         self._unscaled = gradient, space
         self._rescale(scaling)
 
     def _rescale(self, scaling: Scaling | None) -> None:
         """Solve in the variables of a scaling, where the damping is a multiple of I."""
-        self.scaling, (_, space) = scaling, self._unscaled
+        self.scaling = scaling
+        _, space = self._unscaled
         self._variables, self._space = ChangeOfVariables(), space
         if scaling is not None and space is not None:
             self._variables = ChangeOfVariables(scaling.vector)

@@ -72,7 +72,7 @@ class LowRankSpace:
         self.reading = reading
         self.exact = exact
         self.max_memory = max_memory
-        self.proposed = tuple(proposed)
+        self.proposed: tuple[int, ...] = tuple(proposed)
         self._last: LowRankInverse | None = None
         self._inner: Tensor | None = None
 
@@ -177,7 +177,7 @@ class LowRankInverse:
         self.space = space
         self.damping = damping
         factor = space.cholesky
-        self.rank = factor.rank
+        self.rank: int = factor.rank
         self._rest = damping + cost.share_of_trace(factor.fall, factor.block) * factor.trace_left
         # Of positive numbers alone where rounding is larger than lambda.
         self._core = cholesky(space.inner(), damping)
