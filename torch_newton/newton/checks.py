@@ -1,4 +1,4 @@
-"""Checks of the learning rate, of parameter groups and of parameters."""
+"""Checks of the learning rate, of lambda, of parameter groups and of parameters."""
 
 from __future__ import annotations
 
@@ -188,3 +188,22 @@ def _check_param(param: Tensor) -> None:
             "a parameter is an expanded tensor, whose entries share memory: make it with "
             ".clone() after .expand()"
         )
+
+
+def checked_damping(damping: float, *, needed: bool = False) -> float:
+    """The lambda that a rule has returned, as a float.
+
+    Args:
+        damping: what the rule returned.
+        needed: whether the matrix may be singular without it, as K of Kronecker factors may.
+
+    Raises:
+        ValueError: it is negative or not finite, or is zero and needed.
+    """
+    damping = float(damping)
+    if math.isfinite(damping) and (damping > 0 or (damping == 0 and not needed)):
+        return damping
+    raise ValueError(
+        f"the damping rule returned {damping}: it must be finite and "
+        + ("> 0 with curvature='kronecker'" if needed else ">= 0")
+    )
