@@ -56,6 +56,7 @@ class Probe:
         scales: the curvature scale s at the first measurement, from which lambda follows for
             optimizers that have none, by the index of the optimizer; -1 is for all together.
         previous: the parameters before the last step, where a quantity asks for it.
+        evaluation: what was noticed when the loss was last evaluated.
     """
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
@@ -67,7 +68,7 @@ class Probe:
         self._frozen: Frozen | None = None
         self._derivatives: Derivatives | None = None
         self._start = Start()
-        self._evaluation = Evaluation()
+        self.evaluation = Evaluation()
         self._index = -1
 
     def keep_first(self, batch: Any) -> None:
@@ -99,6 +100,11 @@ class Probe:
         with allowance.together():
             point = self._evaluated(trainer, module, settings, allowance)
         return None if allowance.anywhere(point is None) else point
+
+    def loss_alone(self, trainer: Any, module: Any) -> Tensor | None:
+        """The loss with its graph where the module stands; None where there is no batch."""
+        with undisturbed(trainer, module, SEED):
+            return None if self._batches is None else self._loss(trainer, module)
 
     @property
     def can_return(self) -> bool:
@@ -209,7 +215,7 @@ class Probe:
             read_kernel=lambda: self._kernel(trainer, module, loss, params),
             warn=self._warn,
             allowance=allowance,
-            read_wrong=partial(wrong_backwards, loss, again, self._evaluation),
+            read_wrong=partial(wrong_backwards, loss, again, self.evaluation),
             functions=len(custom_classes(nodes_of(loss))),
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
@@ -228,7 +234,7 @@ class Probe:
             return loss_of_optimizer(trainer, module, batch, index)
 
         function = sent_backward if index >= 0 else self._given.loss or training_loss
-        with differentiable_twice() as self._evaluation:
+        with differentiable_twice() as self.evaluation:
             losses = self._evaluate(function, trainer, module)
         if losses is None:
             return None
