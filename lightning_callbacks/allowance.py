@@ -60,10 +60,10 @@ class Allowance:
         device: torch.device | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self.costs = Costs() if costs is None else costs
-        self.reduced = False
+        self.costs: Costs = Costs() if costs is None else costs
+        self.reduced: bool = False
         self.lacking: dict[str, float] = {}
-        self.step = 0.0
+        self.step: float = 0.0
         self.tick: Callable[[int], object] = lambda count: None
         self._seconds = seconds
         self._share = seconds

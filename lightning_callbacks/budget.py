@@ -27,8 +27,8 @@ class Budget:
     def __init__(self, share: float | None, pause: float | None = None) -> None:
         self.share = share
         self.pause = pause
-        self.spent = 0.0
-        self.longest = 0.0
+        self.spent: float = 0.0
+        self.longest: float = 0.0
         self._last: float | None = None
         self._within = False
         self._began = time.perf_counter()

@@ -35,7 +35,7 @@ MEASURED_AT = "measured_at"
 """The key, after the prefix, of the step to which numbers belong that are logged with it."""
 
 
-class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
+class CurvatureMonitor(Callback):
     r"""Log how the loss curves, and how fast it can be trained, with any optimizer.
 
     Every `every_n_steps` optimizer steps, as far as `max_overhead` and `max_pause` allow, the loss
@@ -296,7 +296,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         if max_pause == "auto":
             pause = None if max_overhead is None else MAX_PAUSE
         asked = [quantities] if isinstance(quantities, (str, Quantity)) else quantities
-        self.arguments = Arguments(
+        self.arguments: Arguments = Arguments(
             every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
             outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
             pause, effort, strict, tuple(progress_bar),
@@ -309,7 +309,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._warn = WarnOnce()
         self._failures = Failures(self.arguments.strict, self._warn)
         self._off = False
-        self.history = History()
+        self.history: History = History()
         self._hide: Callable[[], None] = lambda: None
         self._engine = Engine(self.arguments, self._warn, self._failures, self._log)
         self._handle: Any = None

@@ -90,7 +90,7 @@ class Point:
     start: Start = field(default_factory=Start)
 
     def __post_init__(self) -> None:
-        self.value = float(self.loss.detach())
+        self.value: float = float(self.loss.detach())
         self._products: list[tuple[Tensor, Tensor]] = []
 
     @cached_property

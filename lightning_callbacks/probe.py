@@ -61,7 +61,7 @@ class Probe:
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
         self.scales: dict[int, float] = {}
-        self.previous = Previous()
+        self.previous: Previous = Previous()
         self._given = given
         self._warn = warn
         self._batches: list[Any] | None = None

@@ -101,7 +101,7 @@ class Derivatives:
         before: Derivatives | None = None,
         start: Start | None = None,
     ) -> None:
-        self.params = list(params)
+        self.params: list[Tensor] = list(params)
         self._gradient_at, self._warn, self._start = gradient_at, warn, start
         self._reason: Exception | None = None
         self._tried: bool = before is not None and before._tried
@@ -118,7 +118,7 @@ class Derivatives:
             self._reason = error
             self._grads = tuple(gradient_alone(loss, self.params))
         gradient = as_vector(self._grads, self.params)
-        self.gradient = gradient.to(at_least_single(gradient.dtype))
+        self.gradient: Tensor = gradient.to(at_least_single(gradient.dtype))
 
     def hessian(self) -> tuple[LinearOperator, float]:
         """H as products, P x P, and the unit of rounding of these where it exceeds the dtype's.

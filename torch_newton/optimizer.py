@@ -22,11 +22,11 @@ from .newton import memory as stored
 from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
 from .newton.groups import step_lengths, trained
-from .newton.iteration import Outcome
 from .newton.kind import iteration_of
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
+from .newton.outcome import Outcome
 from .newton.report import report, show_steps
 from .newton.stochastic import NotFactoredError
 from .preconditioners.base import AnyPreconditioner
@@ -52,8 +52,8 @@ class RegNewton(torch.optim.Optimizer):
 
     By iterations a step takes at most eight vectors of P numbers more than a Hessian-vector
     product does. Where rows of the Jacobian are solved with it takes these and their system
-    besides (.docs/cost.md has numbers). Between steps it holds none but ``.grad``; where
-    each sees another batch also the last step and, along Kronecker factors, these.
+    besides (.docs/pages/reference/cost.md has numbers). Between steps it holds none but
+    ``.grad``; where each sees another batch also the last step and, along Kronecker factors, these.
 
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = RegNewton([x])
@@ -111,9 +111,10 @@ class RegNewton(torch.optim.Optimizer):
         correction: whether, in function space and under an adaptive damping, a refused step is
             tried once more with a second-order correction before lambda is raised.
         maximize: whether to maximize the loss; `last_step` then speaks of -L.
-        max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
-            as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
-            than it is worth (`preconditioners.cost`), the step is solved iteratively.
+        max_memory: bytes of the matrices that a solve may form; 4 GiB where None. Where an exact
+            factor needs more, or costs more than it is worth (`preconditioners.cost`), the step is
+            solved iteratively. As many bytes again may the rows of the Jacobian take
+            (`preconditioners.held_rows`); beyond, it is solved without them.
         verbose: whether each step logs a line, by ``logging.getLogger("torch_newton")``.
 
     Raises:
@@ -140,7 +141,7 @@ class RegNewton(torch.optim.Optimizer):
         verbose: bool = False,
     ) -> None:
         check_lr(lr)
-        self.options = Options(
+        self.options: Options = Options(
             rule_for(damping, curvature),
             curvature,
             preconditioner,
@@ -244,10 +245,10 @@ class RegNewton(torch.optim.Optimizer):
         try:
             return self._guarded(closure, params, differences)
         except NotFactoredError:
-            batches = self._memory.batches
-            if self.options.averaged or not batches.along_factors:
+            if self.options.averaged:
                 raise
-            self._memory = replace(self._memory, batches=replace(batches, factored=False))
+            batches = replace(self._memory.batches, factored=False)
+            self._memory = replace(self._memory, batches=batches)
             return self._guarded(closure, params, differences)
 
     def _guarded(

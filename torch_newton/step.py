@@ -116,7 +116,7 @@ class Step:
         gradients: what the passes of a mini-batch step cost, in gradients; zero for any other,
             which is not counted so.
         unread: the parts of the loss that were not recognised and the parameters that the
-            Jacobian leaves out, and what was in the way.
+            Jacobian leaves out, and what was in the way; and what does not fit in memory.
         expected_reduction: by how much L is expected to fall still, if it were its quadratic
             model without damping; infinite where the step gives no estimate.
         convergence: by what sign training has come to rest; None where it has not, and for

@@ -59,18 +59,18 @@ class Evaluator:
         once: Once | None = None,
     ) -> None:
         self.closure = closure
-        self.params = list(params)
-        self.calls = 0
-        self.tests = 0
-        self.sign = -1.0 if maximize else 1.0
-        self.ranks = Ranks()
-        self.snapshot = Snapshot(
+        self.params: list[Tensor] = list(params)
+        self.calls: int = 0
+        self.tests: int = 0
+        self.sign: float = -1.0 if maximize else 1.0
+        self.ranks: Ranks = Ranks()
+        self.snapshot: Snapshot = Snapshot(
             params,
             BackwardCalls() if backward_calls is None else backward_calls,
             self.ranks.examine if self.ranks.distributed else None,
         )
         self._double_backward = double_backward
-        self.once = Once() if once is None else once
+        self.once: Once = Once() if once is None else once
         self._after = self._drawn = self.snapshot.random
 
     def signed(self, value: Tensor) -> Tensor:

@@ -33,27 +33,12 @@ from .memory import Memory, SystemMemory
 from .next_batch import left, looked_at, met
 from .observation import Observation, observation
 from .options import Options
+from .outcome import Outcome
 from .quadratic_model import QuadraticModel
 from .selection import Systems, plan, possible, select
+from .stochastic import StochasticIteration
 from .trust_region import TrustRegionSearch
 from .verification import Verified, kind_of, no_potential, wrong
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step leaves behind.
-
-    Attributes:
-        returned: what the closure returned, or the loss before the step where that was nothing.
-        step: what was done.
-        memory: what the next step depends on.
-        underdetermined: whether a Gauss-Newton matrix of no more rows than parameters was used.
-    """
-
-    returned: Any
-    step: Step
-    memory: Memory
-    underdetermined: bool
 
 
 @dataclass(frozen=True)
@@ -87,9 +72,14 @@ class Iteration:
         """
         planned = plan(self.options, self.memory)
         begin = self._start(planned, backward_calls)
-        if self.options.for_batches is None:
+        for_batches = self.options.for_batches
+        if for_batches is None:
             return self._from(begin, planned, backward_calls, observe)[0]
         memory = met(self.memory, self.evaluator, begin, self.state)
+        if memory.batches.along_factors:
+            known = memory, self.state, self.lengths, self.once
+            other = StochasticIteration(self.evaluator, for_batches, *known, chosen=True)
+            return other.chosen_from(begin, backward_calls, observe)
         outcome, move, cost = replace(self, memory=memory)._from(
             begin, planned, backward_calls, observe
         )
@@ -117,9 +107,11 @@ class Iteration:
         backward_calls.leave(self.evaluator.params)
         if model.scaling is not None:
             model.scaling.keep(self.state)
-        memory = self._record(step, known, at, systems, verified)
+        memory = replace(
+            self._record(step, known, at, systems, verified), pivots=_pivots(model, at)
+        )
         outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
-        if not memory.batches.changes:
+        if not memory.batches.changes and self.memory.steps > 0:
             return outcome, direction, 0.0
         return outcome, direction, cost_in_gradients(step, systems[step.system], at)
 
@@ -169,10 +161,11 @@ class Iteration:
 
     def _scaling(self, at: Linearization) -> Scaling | None:
         """D of the Jacobian at hand, not smaller than it has been."""
-        if at.space is None:
+        rows = at.space if at.space is not None else at.iterative
+        if rows is None:
             return None
         earlier = Scaling.kept(self.state, self.evaluator.params)
-        return Scaling.of(at.space.jacobian, at.space.shift).maximum(earlier)
+        return Scaling.of(rows.jacobian, rows.shift).maximum(earlier)
 
     def _search(
         self,
@@ -275,8 +268,7 @@ class Iteration:
             history=history,
             finite_difference=self.memory.finite_difference,
             verified=verified,
-            pivots=() if at.low_rank is None else at.low_rank.kept,
-            batches=looked_at(self.memory.batches, at),
+            batches=looked_at(self.memory.batches, at, self.memory.steps == 0),
             rest=self._rest(step),
         )
 
@@ -284,3 +276,10 @@ class Iteration:
         if begin.returned is not None:
             return begin.returned
         return self.evaluator.signed(begin.graph.detach())
+
+
+def _pivots(model: QuadraticModel, at: Linearization) -> tuple[int, ...]:
+    """Rows for the next factor of low rank, from the model's or from that which preconditions."""
+    if model.pivots or at.low_rank is None:
+        return model.pivots
+    return at.low_rank.kept

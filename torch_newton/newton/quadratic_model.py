@@ -45,8 +45,8 @@ class QuadraticModel:
         at_damping: a preconditioner for each lambda, where the user gave one.
         space: the function space of the loss, where it could be read.
         exact_inverse: whether the damped inverse in `space` is that of A itself.
-        scaling: D; the identity where there is none. It takes a `space`. Steps under an adaptive
-            damping may enlarge it, and `scaling` is the present one.
+        scaling: D; the identity where there is none. It takes a `space` or `low_rank`. Steps under
+            an adaptive damping may enlarge it, and `scaling` is the present one.
         path: how the system is solved, where that does not follow from the above.
         rounding: the unit of rounding in g, where that is not the one of its dtype.
         low_rank: the rows of the loss, where there are too many for a `space`.
@@ -75,36 +75,36 @@ class QuadraticModel:
         self._exact_inverse = exact_inverse
         # Products through autograd have the parameters' precision, and then vectors have it too.
         self._dtype = gradient.dtype if exact_inverse else curvature.dtype
-        self.epsilon = max(rounding, torch.finfo(self._dtype).eps)
-        self.gradient = gradient.to(self._dtype)
-        self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
+        self.epsilon: float = max(rounding, torch.finfo(self._dtype).eps)
+        self.gradient: Tensor = gradient.to(self._dtype)
+        self.gradient_norm: float = float(torch.linalg.vector_norm(self.gradient))
         self._counter = Counter()
         self._at_damping = at_damping
         # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
-        self._limited = limited and bool(space and space.sums_up)
-        self._low_rank, self._closed_rows = low_rank, closed_rows
-        if space is not None:
-            self.path = Path.FUNCTION_SPACE
-        else:
-            self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
+        self._limited = limited and (low_rank is not None or bool(space and space.sums_up))
+        self._closed_rows = closed_rows
+        otherwise = path or (Path.PLAIN if at_damping is None else Path.USER)
+        self.path: Path = Path.FUNCTION_SPACE if space is not None else otherwise
 
-        self.curvature = counted(curvature, self._counter)
-        self._unscaled = gradient, space
+        self.curvature: LinearOperator = counted(curvature, self._counter)
+        self._unscaled = gradient, space, low_rank
         self._rescale(scaling)
 
     def _rescale(self, scaling: Scaling | None) -> None:
         """Solve in the variables of a scaling, where the damping is a multiple of I."""
-        self.scaling, (_, space) = scaling, self._unscaled
-        self._variables, self._space = ChangeOfVariables(), space
-        if scaling is not None and space is not None:
-            self._variables = ChangeOfVariables(scaling.vector)
-            self._space = space.scaled(scaling)
+        self.scaling = scaling
+        _, self._space, self._low_rank = self._unscaled
+        self._variables = ChangeOfVariables(None if scaling is None else scaling.vector)
+        if scaling is not None and self._space is not None:
+            self._space = self._space.scaled(scaling)
+        if scaling is not None and self._low_rank is not None:
+            self._low_rank = self._low_rank.scaled(scaling)
         self._A = self._variables.curvature(in_dtype(self.curvature, self._dtype))
 
     @property
     def _space_g(self) -> Tensor:
         """g in the scaled variables, in the precision of the space; the caller's to keep."""
-        gradient, space = self._unscaled
+        gradient, space, _ = self._unscaled
         if space and self._space and gradient is space.gradient:
             return self._space.gradient  # the same numbers, in the same memory
         return self._variables.gradient(gradient)
@@ -145,6 +145,11 @@ class QuadraticModel:
         """s = |A g| / |g| in the scaled variables; 1 where that is zero or not finite."""
         s = self._variables.stretching(in_dtype(self.curvature, self._dtype), self._g)
         return s if s > 0 and math.isfinite(s) else 1.0
+
+    @property
+    def pivots(self) -> tuple[int, ...]:
+        """Rows for the next step's factor of low rank to choose from first."""
+        return () if self._low_rank is None else self._low_rank.kept
 
     @property
     def kernel_extremes(self) -> Callable[[], tuple[float, float]] | None:
@@ -283,6 +288,8 @@ class QuadraticModel:
         if self._space is not None:
             inverse = self._space.at(damping) if damping > 0 else None
             M = None if inverse is None else inverse.operator(self._dtype)
+        elif self._low_rank is not None:
+            M = self._low_rank.operator(damping)
         else:
             M = None if self._at_damping is None else self._at_damping(damping)
         A, b = damped(self._A, damping), -self._g

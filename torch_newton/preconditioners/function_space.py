@@ -78,12 +78,12 @@ class FunctionSpace:
         self.target_at = target_at
         self._gradient = jacobian.rmatvec(target) if gradient is None else gradient
         self._held: Callable[[], Tensor | None] = lambda: None
-        self.sums_up = gradient is not None if sums_up is None else sums_up
+        self.sums_up: bool = gradient is not None if sums_up is None else sums_up
         self.shift = shift
         self.reading = reading
         self.exact = exact
-        self.size = sum(param.numel() for param in jacobian.like)
-        self.dual = jacobian.rows <= self.size
+        self.size: int = sum(param.numel() for param in jacobian.like)
+        self.dual: bool = jacobian.rows <= self.size
 
     @classmethod
     def of(cls, found: LinearizedLoss) -> FunctionSpace:
