@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -56,6 +57,28 @@ def direct(d: Tensor, image: Tensor, path: Path, inverse: DampedInverse | None =
     """A Gauss-Newton step d, given J d, that a factorisation gave."""
     curvatures = [float(image @ image)]
     return Proposal([d], curvatures, Stop.CONVERGED, 0, math.inf, False, path, inverse)
+
+
+def iterated(
+    to_theta: Callable[[Tensor], Tensor],
+    directions: list[Tensor],
+    curvatures: list[float],
+    solution: Solution,
+    negative: bool,
+    path: Path,
+    inverse: DampedInverse | LowRankInverse | None = None,
+) -> Proposal:
+    """What a solver found, in the parameters themselves, to which `to_theta` leads."""
+    return Proposal(
+        [to_theta(d) for d in directions],
+        curvatures,
+        solution.stop,
+        solution.iterations,
+        solution.curvature_min,
+        negative,
+        path,
+        inverse,
+    )
 
 
 def curvature_of(solution: Solution, damping: float) -> float:

@@ -13,7 +13,7 @@ from ..curvature.linearization import Linearization
 from ..linalg.change_of_variables import ChangeOfVariables
 from ..linalg.conjugate_gradient import conjugate_gradient
 from ..linalg.operators import LinearOperator, damped, in_dtype
-from ..linalg.solution import Solution, Stop
+from ..linalg.solution import Stop
 from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.correction import second_order_correction
@@ -25,7 +25,7 @@ from ..step import Path
 from .completion import completed, iterated_gauss_newton
 from .counting import Counter, counted
 from .precision import gradient_in
-from .proposal import Proposal, curvature_of, direct
+from .proposal import Proposal, curvature_of, direct, iterated
 
 LIFTS = 6
 """Times that D is enlarged for one lambda: the excess of a step squared each time, so that 1e6 is
@@ -81,7 +81,8 @@ class QuadraticModel:
         self._counter = Counter()
         self._at_damping = at_damping
         # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
-        self._limited = limited and (low_rank is not None or bool(space and space.sums_up))
+        rows = low_rank if space is None else space
+        self._limited = limited and rows is not None and rows.sums_up
         self._closed_rows = closed_rows
         if space is not None:
             self.path = Path.FUNCTION_SPACE
@@ -120,7 +121,7 @@ class QuadraticModel:
         """The model of a curvature at the point of a linearization."""
         closed = curvature.closed(at)
         space = curvature.space(at)
-        gradient, rounding = gradient_in(space, at.start)
+        gradient, rounding = gradient_in(at.iterative if space is None else space, at.start)
         return cls(
             gradient,
             curvature.operator(at),
@@ -248,20 +249,23 @@ class QuadraticModel:
             del d, image
         elif self._low_rank is not None and not self._closed_rows:
             inverse = self._low_rank.at(damping)
-            first = iterated_gauss_newton(inverse, self._g, tol, self._counter)
+            g = self._space_g.to(inverse.space.dtype)
+            first = iterated_gauss_newton(inverse, g, tol, self._counter).to(self._dtype)
+            del g
         else:
             return self._preconditioned_step(damped(self._A, damping), damping, tol, max_iter)
         M = inverse.operator(self._dtype)
         found, curvatures, solution = completed(first, self._A, self._g, M, damping, tol, max_iter)
         negative = solution.stop is Stop.NEGATIVE_CURVATURE
-        return self._proposal(found, curvatures, solution, negative, self.path, inverse)
+        to_theta = self._variables.to_theta
+        return iterated(to_theta, found, curvatures, solution, negative, self.path, inverse)
 
     def _preconditioned_step(
         self, A: LinearOperator, damping: float, tol: float, max_iter: int
     ) -> Proposal:
         """Conjugate gradients from zero, with what preconditioner there is."""
         rows = None if self._low_rank is None else self._low_rank.at(damping)
-        M = rows.operator() if rows else self._at_damping and self._at_damping(damping)
+        M = rows.operator(self._dtype) if rows else self._at_damping and self._at_damping(damping)
         solution = conjugate_gradient(
             A,
             -self._g,
@@ -275,7 +279,8 @@ class QuadraticModel:
         found = [solution.x] if bool(solution.x.any()) else []
         curvatures = [curvature_of(solution, damping)] if found else []
         negative = solution.stop is Stop.NEGATIVE_CURVATURE
-        return self._proposal(found, curvatures, solution, negative, self.path, rows)
+        to_theta = self._variables.to_theta
+        return iterated(to_theta, found, curvatures, solution, negative, self.path, rows)
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite.
@@ -290,7 +295,7 @@ class QuadraticModel:
             inverse = self._space.at(damping) if damping > 0 else None
             M = None if inverse is None else inverse.operator(self._dtype)
         elif self._low_rank is not None:
-            M = self._low_rank.operator(damping)
+            M = self._low_rank.at(damping).operator(self._dtype)
         else:
             M = None if self._at_damping is None else self._at_damping(damping)
         A, b = damped(self._A, damping), -self._g
@@ -299,28 +304,6 @@ class QuadraticModel:
         else:
             solution, indefinite = solve_symmetric(A, b, M, tol=tol, max_iter=max_iter)
         path = Path.INDEFINITE if indefinite else self.path
-        if solution.stop is Stop.NON_FINITE:
-            return self._proposal([], [], solution, indefinite, path)
-        curvatures = [curvature_of(solution, damping)]
-        return self._proposal([solution.x], curvatures, solution, indefinite, path)
-
-    def _proposal(
-        self,
-        directions: list[Tensor],
-        curvatures: list[float],
-        solution: Solution,
-        negative: bool,
-        path: Path,
-        inverse: DampedInverse | LowRankInverse | None = None,
-    ) -> Proposal:
-        """The proposal in the parameters themselves."""
-        return Proposal(
-            [self._variables.to_theta(d) for d in directions],
-            curvatures,
-            solution.stop,
-            solution.iterations,
-            solution.curvature_min,
-            negative,
-            path,
-            inverse,
-        )
+        found = [] if solution.stop is Stop.NON_FINITE else [solution.x]
+        curvatures = [curvature_of(solution, damping) for _ in found]
+        return iterated(self._variables.to_theta, found, curvatures, solution, indefinite, path)
