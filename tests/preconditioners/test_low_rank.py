@@ -362,3 +362,32 @@ def test_parameters_that_are_left_out_get_a_damped_gradient_step() -> None:
 def test_without_damping_it_is_finite(damping: float) -> None:
     M = LowRankSpace.of(read()).operator(damping)
     assert bool((M @ torch.ones(M.shape[0])).isfinite().all())
+
+
+def test_single_precision_rows_are_solved_with_in_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Lambda below the rounding of single precision gave steps of that rounding.
+    iterative(monkeypatch)
+    net, x = network().float(), X.float()
+    y = torch.sin(3 * x.sum(1, keepdim=True))
+    params = list(net.parameters())
+    found = linearize(find_residuals(F.mse_loss(net(x), y)), params, None)
+    assert found is not None
+    J, t = found.jacobian.dense().double(), found.target.double()
+    damping = 1e-8 * float(torch.linalg.matrix_norm(J, 2)) ** 2
+    expected = -torch.linalg.solve(J.T @ J + damping * torch.eye(J.shape[1]), J.T @ t)
+    model = QuadraticModel(
+        J.T @ t,
+        (space := LowRankSpace.of(found)).gauss_newton(),
+        path=Path.LOW_RANK,
+        low_rank=space,
+    )
+    (direction,) = model.exact_step(damping, 1e-10, 500).directions
+    assert direction.dtype is torch.float64
+    # A relative residual of 1e-10 is an error of 1e-2 at most, at a condition of 1e8.
+    torch.testing.assert_close(direction, expected, rtol=0, atol=1e-3 * float(expected.norm()))
+    optimizer = RegNewton(params, damping=damping, curvature="gauss_newton", cg_tol=1e-10)
+    before = nn.utils.parameters_to_vector(params).detach().clone()
+    optimizer.step(closure_of(optimizer, lambda: F.mse_loss(net(x), y)))
+    move = (nn.utils.parameters_to_vector(params).detach() - before).double()
+    # The gradient is summed up in double precision: what autograd rounds lambda would magnify.
+    torch.testing.assert_close(move, expected, rtol=0, atol=1e-3 * float(expected.norm()))

@@ -58,12 +58,12 @@ def joined(
     kind = solving_dtype(found.jacobian.dtype, found.jacobian.device)
     entry = cost.entry_operations(found.jacobian.factors, total)
     direct = cost.worth_a_factor(total, size, kind.itemsize, entry=entry, max_memory=memory)
-    rows_of_all = _Joined(ranks, found.to(kind) if direct else found, rows)
+    rows_of_all, sums_up = _Joined(ranks, found.to(kind), rows), bool(table[:, 2].all())
     # On every rank they may take what `held_rows` always allows those of one process.
     held = total * _entries_of_a_row(found.jacobian) <= max(MAX_ENTRIES, VECTORS * size)
     if direct and (size < total or held):
-        return rows_of_all.space(bool(table[:, 2].all()), apart=size < total)
-    return rows_of_all.low_rank(memory, proposed)
+        return rows_of_all.space(sums_up, apart=size < total)
+    return rows_of_all.low_rank(sums_up, memory, proposed)
 
 
 def _table(
@@ -109,7 +109,9 @@ class _Joined:
             sums_up=sums_up,
         )
 
-    def low_rank(self, max_memory: int | None, proposed: Sequence[int]) -> LowRankSpace:
+    def low_rank(
+        self, sums_up: bool, max_memory: int | None, proposed: Sequence[int]
+    ) -> LowRankSpace:
         """The rows, apart, for an iterative solve."""
         return LowRankSpace(
             self._apart().times(self._share),
@@ -118,6 +120,7 @@ class _Joined:
             reading=self.own.reading,
             max_memory=max_memory,
             proposed=proposed,
+            sums_up=sums_up,
         )
 
     @property

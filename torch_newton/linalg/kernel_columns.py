@@ -37,7 +37,7 @@ def kernel_columns(jacobian: FactoredJacobian, chosen: FactoredJacobian) -> Tens
         chosen: J_S, some of its rows, k.
     """
     rows = jacobian.at_hand
-    total = jacobian.like[0].new_zeros(rows.rows, chosen.rows)
+    total = torch.zeros(rows.rows, chosen.rows, dtype=rows.dtype, device=rows.device)
     return jacobian.of_all_rows(columns(rows.factors, chosen.factors, total))
 
 

@@ -31,6 +31,7 @@ from .convergence import Rest
 from .exact_cost import cost_in_gradients
 from .memory import Memory, SystemMemory
 from .next_batch import left, looked_at, met
+from .next_factor import rows_to_propose
 from .observation import Observation, observation
 from .options import Options
 from .outcome import Outcome
@@ -108,7 +109,8 @@ class Iteration:
         if model.scaling is not None:
             model.scaling.keep(self.state)
         memory = replace(
-            self._record(step, known, rest, at, systems, verified), pivots=_pivots(model, at)
+            self._record(step, known, rest, at, systems, verified),
+            pivots=rows_to_propose(model, at),
         )
         outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
         if not memory.batches.changes and self.memory.steps > 0:
@@ -161,7 +163,7 @@ class Iteration:
 
     def _scaling(self, at: Linearization) -> Scaling | None:
         """D of the Jacobian at hand, not smaller than it has been."""
-        rows = at.space if at.space is not None else at.iterative
+        rows = at.space or at.iterative
         if rows is None:
             return None
         earlier = Scaling.kept(self.state, self.evaluator.params)
@@ -288,10 +290,3 @@ class Iteration:
         if begin.returned is not None:
             return begin.returned
         return self.evaluator.signed(begin.graph.detach())
-
-
-def _pivots(model: QuadraticModel, at: Linearization) -> tuple[int, ...]:
-    """Rows for the next factor of low rank, from the model's or from that which preconditions."""
-    if model.pivots or at.low_rank is None:
-        return model.pivots
-    return at.low_rank.kept

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ..closure.start import Start
 from ..preconditioners.function_space import FunctionSpace
+from ..preconditioners.low_rank import LowRankSpace
 
 
-def gradient_in(space: FunctionSpace | None, start: Start) -> tuple[Tensor, float]:
+def gradient_in(space: FunctionSpace | LowRankSpace | None, start: Start) -> tuple[Tensor, float]:
     """The gradient of the function to minimise, in the precision of a space, and its rounding.
 
     Where that is a higher one, J^T t summed up in it takes the place of autograd's gradient: what

@@ -85,7 +85,8 @@ class QuadraticModel:
         self._counter = Counter()
         self._at_damping = at_damping
         # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
-        self._limited = limited and (low_rank is not None or bool(space and space.sums_up))
+        rows = low_rank if space is None else space
+        self._limited = limited and rows is not None and rows.sums_up
         self._closed_rows = closed_rows
         otherwise = path or (Path.PLAIN if at_damping is None else Path.USER)
         self.path: Path = Path.FUNCTION_SPACE if space is not None else otherwise
@@ -124,7 +125,7 @@ class QuadraticModel:
         """The model of a curvature at the point of a linearization."""
         closed = curvature.closed(at)
         space = curvature.space(at)
-        gradient, rounding = gradient_in(space, at.start)
+        gradient, rounding = gradient_in(at.iterative if space is None else space, at.start)
         return cls(
             gradient,
             curvature.operator(at),
@@ -256,7 +257,9 @@ class QuadraticModel:
             del d, image
         elif self._low_rank is not None and not self._closed_rows:
             inverse = self._low_rank.at(damping + self._decay.mean)
-            first = iterated_gauss_newton(inverse, self._g, tol, self._counter)
+            g = self._space_g.to(inverse.space.dtype)
+            first = iterated_gauss_newton(inverse, g, tol, self._counter).to(self._dtype)
+            del g
         else:
             return self._preconditioned_step(damped(self._A, damping), damping, tol, max_iter)
         M = inverse.operator(self._dtype)
@@ -270,7 +273,7 @@ class QuadraticModel:
         """Conjugate gradients from zero, with what preconditioner there is."""
         mean = damping + self._decay.mean
         rows = None if self._low_rank is None else self._low_rank.at(mean)
-        M = rows.operator() if rows else self._at_damping and self._at_damping(mean)
+        M = rows.operator(self._dtype) if rows else self._at_damping and self._at_damping(mean)
         solution = conjugate_gradient(
             A,
             -self._g,
@@ -301,7 +304,7 @@ class QuadraticModel:
             inverse, _ = self._decay.inverse(space, damping, self.scaling)
             M = inverse.operator(self._dtype)
         elif space is None and self._low_rank is not None:
-            M = self._low_rank.operator(damping + self._decay.mean)
+            M = self._low_rank.at(damping + self._decay.mean).operator(self._dtype)
         elif space is None and self._at_damping is not None:
             M = self._at_damping(damping + self._decay.mean)
         A, b = damped(self._A, damping), -self._g

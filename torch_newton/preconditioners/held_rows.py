@@ -24,6 +24,7 @@ from torch import Tensor
 from ..graph.readers import find_uses
 from ..graph.terms import Term
 from ..graph.use import MAX_ENTRIES
+from ..linalg.precision import solving_dtype
 from .cost import MAX_MEMORY, MAX_SIZE
 
 VECTORS = 2
@@ -39,8 +40,8 @@ outputs, for each row of a sample, so that for four outputs factors are some thr
 as the graph. Who has the memory for a graph of a million samples has it for these factors."""
 
 COPIES = 2
-"""Times that the rows exist at once: where the terms of a loss are put together, in double
-precision beside single, or in scaled variables."""
+"""Times that the rows exist at once, in the precision of the solve: where the terms of a loss are
+put together, in double precision beside single, or in scaled variables."""
 
 
 def obstacle(
@@ -62,7 +63,8 @@ def obstacle(
     few = rows <= OUTPUTS * sum(_samples(term.like) for term in terms)
     if few and size <= MAX_SIZE:
         return None
-    entries, itemsize = estimate(terms, params), params[0].element_size()
+    itemsize = solving_dtype(params[0].dtype, params[0].device).itemsize
+    entries = estimate(terms, params)
     allowed = always
     if few or max_memory is not None:
         allowed = max(allowed, held(itemsize, max_memory))

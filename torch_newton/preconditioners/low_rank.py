@@ -26,6 +26,7 @@ from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.gram import symmetric_product
 from ..linalg.operators import LinearOperator, damped, in_dtype, symmetric
 from ..linalg.pivoted_cholesky import BLOCK, PivotedCholesky
+from ..linalg.precision import solving_dtype
 from . import cost
 from .damped_inverse import cholesky
 from .linearized_loss import LinearizedLoss, TargetAt
@@ -49,7 +50,7 @@ class LowRankSpace:
 
     Attributes:
         jacobian: R x P, with the square root of Q multiplied in.
-        target, target_at, shift, reading, exact: see `FunctionSpace`.
+        target, target_at, shift, reading, exact, sums_up: see `FunctionSpace`.
         max_memory: bytes; None for `cost.MAX_MEMORY`.
         proposed: rows to choose from first, those of the last step; `kept` says which to propose
             next. Where the batch is the same they are as good as any, in a single pass.
@@ -65,7 +66,9 @@ class LowRankSpace:
         max_memory: int | None = None,
         proposed: Sequence[int] = (),
         exact: bool = True,
+        sums_up: bool = False,
     ) -> None:
+        self.sums_up = sums_up
         self.jacobian = jacobian
         self.target = target
         self.target_at = target_at
@@ -81,9 +84,12 @@ class LowRankSpace:
     def of(
         cls, found: LinearizedLoss, max_memory: int | None = None, proposed: Sequence[int] = ()
     ) -> LowRankSpace:
-        """That of a loss as it was read."""
+        """That of a loss as it was read, in the precision in which its system is solved."""
+        jacobian = found.jacobian
+        found = found.to(solving_dtype(jacobian.dtype, jacobian.device))
         known = (found.target, found.target_at, found.shift, found.reading)
-        return cls(found.jacobian, *known, max_memory, proposed, found.exact)
+        sums_up = found.gradient is not None
+        return cls(found.jacobian, *known, max_memory, proposed, found.exact, sums_up)
 
     def times(self, number: float) -> LowRankSpace:
         """The same of the loss times the square of a number."""
@@ -95,14 +101,21 @@ class LowRankSpace:
         shift = None if self.shift is None else self.shift * number**2
         known = (self.target * number, target_at, shift, self.reading)
         jacobian = self.jacobian.times(number)
-        return LowRankSpace(jacobian, *known, self.max_memory, self.proposed, self.exact)
+        rest = (self.max_memory, self.proposed, self.exact, self.sums_up)
+        return LowRankSpace(jacobian, *known, *rest)
 
     def scaled(self, scaling: Scaling) -> LowRankSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`, of another kernel."""
         jacobian, square = scaling.apply(self.jacobian), scaling.vector.square()
         shift = None if self.shift is None else square * self.shift
         known = (self.target, self.target_at, shift, self.reading)
-        return LowRankSpace(jacobian, *known, self.max_memory, self.proposed, self.exact)
+        rest = (self.max_memory, self.proposed, self.exact, self.sums_up)
+        return LowRankSpace(jacobian, *known, *rest)
+
+    @property
+    def gradient(self) -> Tensor:
+        """J^T target, P entries, computed anew."""
+        return self.jacobian.rmatvec(self.target)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -124,8 +137,8 @@ class LowRankSpace:
         return self.jacobian.normal()
 
     def operator(self, damping: float) -> LinearOperator:
-        """The preconditioner for one lambda, P x P."""
-        return self.at(damping).operator()
+        """The preconditioner for one lambda, P x P, in the precision of the parameters."""
+        return self.at(damping).operator(self.jacobian.like[0].dtype)
 
     def at(self, damping: float) -> LowRankInverse:
         """The inverse for one lambda, with the rank that is worth its cost there.
@@ -198,11 +211,10 @@ class LowRankInverse:
         return max(0.0, self.rank - self.damping * left)
 
     def operator(self, dtype: torch.dtype | None = None) -> LinearOperator:
-        """M, P x P, symmetric positive definite, for vectors of a given precision."""
-        jacobian = self.space.jacobian
-        size, like = jacobian.shape[1], jacobian.like[0]
-        M = symmetric(size, self._product, dtype=like.dtype, device=like.device)
-        return in_dtype(M, dtype or like.dtype)
+        """M, P x P, symmetric positive definite, for vectors of the rows' precision or another."""
+        rows = self.space.jacobian
+        M = symmetric(rows.shape[1], self._product, dtype=rows.dtype, device=rows.device)
+        return in_dtype(M, dtype or rows.dtype)
 
     def correction(self, remainder: Tensor) -> Tensor:
         r"""The step :math:`-(\hat J^T \hat J + \lambda I)^{-1} \hat J^T e` for R entries e, by
