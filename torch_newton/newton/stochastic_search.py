@@ -43,6 +43,7 @@ class StochasticSearch:
         context: what the damping is measured against.
         last: the last step.
         lengths: the step in units of the solution, one number or P of them.
+        reach: share of the length that the model of this batch asks for.
     """
 
     begin: Start
@@ -53,6 +54,7 @@ class StochasticSearch:
     context: DampingContext
     last: Step | None
     lengths: float | Tensor
+    reach: float = 1.0
 
     def run(self, step: Step, before: Tensor | None) -> tuple[Step, Tensor | None]:
         """What was done, written into `step`, and by how much to move, where it was accepted.
@@ -99,7 +101,7 @@ class StochasticSearch:
             alpha = -float(g @ d) / (curvature + damping * float(d @ d))
         if not isinstance(self.lengths, Tensor):
             alpha *= self.lengths
-        return alpha * d if before is None else KEPT * before + GAIN * alpha * d
+        return alpha * d if before is None else KEPT * before + GAIN * self.reach * alpha * d
 
     def _is_tested(self, step: Step, direction: Tensor, before: Tensor | None) -> bool:
         """Whether the loss is evaluated where the step leads."""
