@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch_newton import Observation
 
 from .allowance import SAFETY, Allowance, OutOfTimeError
+from .backward_hooks import without_backward_hooks
 from .config import Arguments
 from .displacement import Displacement
 from .failures import Failures
@@ -29,6 +31,7 @@ from .quantities.table import QUANTITIES
 from .schedule import Schedule
 from .trainer import initialized, low_precision, trained
 from .warn_once import WarnOnce
+from .watched_steps import WatchedSteps
 
 NEWTON = {key for key, _ in QUANTITIES["newton"].documentation}
 """Numbers that cost nothing."""
@@ -55,8 +58,9 @@ class Engine:
         failures: Failures,
         log: Callable[[Any, Measurement], None],
     ) -> None:
-        self.probe = Probe(given, warn)
-        self.schedule = Schedule(given)
+        self.probe: Probe = Probe(given, warn)
+        self.schedule: Schedule = Schedule(given)
+        self._watched = WatchedSteps(self.probe)
         self._given, self._warn, self._failures, self._log = given, warn, failures, log
         self._lacking: set[str] = set()
         self._not_before: dict[str, int] = {}
@@ -119,7 +123,8 @@ class Engine:
             point = None
             with self._failures.noted("reading RegNewton's step"):
                 damping, warn = self._given.damping, self._warn
-                point = point_of_step(seen, damping, settings, warn, allowance, displacement)
+                wrong = partial(self._watched.wrong, trainer)
+                point = point_of_step(seen, damping, settings, warn, allowance, displacement, wrong)
             with bar(allowance.unlimited and trainer.is_global_zero) as allowance.tick:
                 measure(point, current.quantities, self._failures, self._lacking, current.found)
             current.ended = True
@@ -136,6 +141,7 @@ class Engine:
             with (
                 self._failures.noted("restoring the module"),
                 undisturbed(trainer, module, SEED),
+                without_backward_hooks(module, trainer.optimizers),
                 torch.inference_mode(False),
                 torch.enable_grad(),
             ):

@@ -35,7 +35,7 @@ MEASURED_AT = "measured_at"
 """The key, after the prefix, of the step to which numbers belong that are logged with it."""
 
 
-class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
+class CurvatureMonitor(Callback):
     r"""Log how the loss curves, and how fast it can be trained, with any optimizer.
 
     Every `every_n_steps` optimizer steps, as far as `max_overhead` and `max_pause` allow, the loss
@@ -170,8 +170,16 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     differences of gradients, and the bounds say so. Where the gradient is none, because a
     ``torch.autograd.Function`` or a hook on a tensor reverses, scales or clips gradients or passes
     them straight through, there is no Hessian, and NaN is logged with a warning. Such functions are
-    tested by themselves where the model applies them; what hooks on parameters or modules do, and
-    those of a model that RegNewton trains, is seen only where it makes H asymmetric.
+    tested by themselves where the model applies them; in a model whose RegNewton's steps are
+    measured, at the first measurement only, and not under manual optimization.
+
+    **Hooks on parameters and modules** that clip, scale or mask gradients, or add noise, are no
+    part of the loss. They are put aside in a measurement: all numbers, the gradient's among them,
+    are those of the loss as a function of all parameters that the optimizers hold. Those that a
+    hook keeps where they are, by a mask of zeros, count as any other, and their directions are in
+    H. To leave parameters out of H give the optimizer no others, or set ``requires_grad=False``. A
+    hook that is registered in the middle of a training whose RegNewton's steps are measured has
+    acted in the step already: NaN is then logged with a warning.
 
     **Manual optimization**, as of GANs. For each optimizer the loss is measured that
     ``training_step`` sends backward for it (the sum of those since its gradients were zero), as a
@@ -200,10 +208,10 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     Where RegNewton's step was damped by lambda D instead of lambda I, it is H + lambda D whose
     definiteness is reported, and the NNTK is that of this damping.
 
-    **With RegNewton** as the only optimizer, and neither `probe`, `loss` nor `outputs` given, the
-    measurement is that of the optimizer's own step: its batch, its graph, its Jacobian and the
-    Gram matrix of that, its lambda. Logged at step t is then the point at which step t + 1 begins,
-    with the lambda that it took.
+    **With RegNewton** as the only optimizer, neither `probe`, `loss` nor `outputs` given, and no
+    hooks on gradients, the measurement is that of the optimizer's own step: its batch, its graph,
+    its Jacobian and the Gram matrix of that, its lambda. Logged at step t is then the point at
+    which step t + 1 begins, with the lambda that it took.
 
     On several processes each measures on its own batch, and what is logged is the mean. What fails
     on one of them fails on all between two products; within a product that communicates, as
@@ -288,7 +296,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         if max_pause == "auto":
             pause = None if max_overhead is None else MAX_PAUSE
         asked = [quantities] if isinstance(quantities, (str, Quantity)) else quantities
-        self.arguments = Arguments(
+        self.arguments: Arguments = Arguments(
             every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
             outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
             pause, effort, strict, tuple(progress_bar),
@@ -301,7 +309,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._warn = WarnOnce()
         self._failures = Failures(self.arguments.strict, self._warn)
         self._off = False
-        self.history = History()
+        self.history: History = History()
         self._hide: Callable[[], None] = lambda: None
         self._engine = Engine(self.arguments, self._warn, self._failures, self._log)
         self._handle: Any = None
@@ -411,10 +419,12 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the first batch, and measure before the first step where that is asked for."""
-        if self._handle is not None or self._off:
+        if self._off:
             return
         with self._budget.spending(), self._failures.noted("keeping the first batch"):
             self._engine.probe.keep_first(batch)
+        if self._handle is not None:
+            return
         if self.measured_at is None and not self.arguments.bounded:
             self._engine.measure(trainer, pl_module)
 
@@ -424,7 +434,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         """Measure where another `every_n_steps` optimizer steps are complete."""
         self._budget.step_ended()
         if self._handle is None and not self._off:
-            self._engine.at_step(trainer, pl_module)
+            with self._budget.spending():
+                self._engine.at_step(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Keep the parameters from before the step, where a quantity asks for them."""
@@ -434,7 +445,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
         if not self._off:
-            self._engine.after_epoch(trainer, pl_module)
+            with self._budget.spending():
+                self._engine.after_epoch(trainer, pl_module)
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch_newton.autodiff.finite_difference import gradient_alone
 from torch_newton.preconditioners.scaling import Scaling
 
 from .allowance import Allowance
-from .bounded import first_vector
+from .backward_hooks import backward_hooks
 from .config import Arguments
 from .displacement import Displacement
 from .jacobian import Warn, jacobian_in
@@ -21,6 +21,7 @@ from .kernel_products import products_of_loss
 from .point import Point
 from .second_order import remembering
 from .settings import Settings
+from .start import Start
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -51,7 +52,8 @@ def optimizer_to_observe(trainer: Any, given: Arguments) -> RegNewton | None:
 
     That takes a step whose loss and batch are those to be measured: the user has asked for no
     others, it is the only optimizer, its closure sees one whole batch, and the epoch's end, where
-    no step is being taken, is not the time to measure.
+    no step is being taken, is not the time to measure. Hooks of the model on gradients have acted
+    in the step, and can be put aside in an evaluation of the monitor's own only.
     """
     if given.probe is not None or given.loss is not None or given.outputs is not None:
         return None
@@ -59,6 +61,8 @@ def optimizer_to_observe(trainer: Any, given: Arguments) -> RegNewton | None:
         return None
     optimizers = list(trainer.optimizers)
     if len(optimizers) != 1 or trainer.accumulate_grad_batches != 1:
+        return None
+    if backward_hooks(trainer.lightning_module, optimizers):
         return None
     return optimizers[0] if isinstance(optimizers[0], RegNewton) else None
 
@@ -70,6 +74,7 @@ def point_of_step(
     warn: Warn,
     allowance: Allowance,
     displacement: Displacement | None = None,
+    read_wrong: Callable[[], Sequence[str]] = tuple,
 ) -> Point:
     """The point at which a step of `RegNewton` began, made of what the step has computed already.
 
@@ -80,13 +85,15 @@ def point_of_step(
         warn: called where the loss shows no outputs, or H is not symmetric.
         allowance: the time that measuring may take.
         displacement: the step before.
+        read_wrong: returns what of the model has a backward pass that is no derivative.
     """
+    start = Start()
 
     def read_hessian() -> tuple[LinearOperator, float]:
         H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
         if allowance.unlimited:
             return H, 0.0
-        v = first_vector(H)
+        v = start(H)
         return remembering(H, [(v, H @ v)]), 0.0
 
     if not allowance.unlimited:  # the unit in which the cost of the rest is reckoned
@@ -114,4 +121,7 @@ def point_of_step(
         gram=gram,
         step=seen.step,
         displacement=displacement,
+        start=start,
+        read_wrong=read_wrong,
+        functions=1,
     )

@@ -31,6 +31,7 @@ from .outcomes import MovedError
 from .point import Point
 from .second_order import Derivatives, Evaluation, as_vector, differentiable_twice, moved_by
 from .settings import Settings
+from .start import Start
 from .trainer import trained
 
 SAME = 1e3
@@ -55,17 +56,19 @@ class Probe:
         scales: the curvature scale s at the first measurement, from which lambda follows for
             optimizers that have none, by the index of the optimizer; -1 is for all together.
         previous: the parameters before the last step, where a quantity asks for it.
+        evaluation: what was noticed when the loss was last evaluated.
     """
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
         self.scales: dict[int, float] = {}
-        self.previous = Previous()
+        self.previous: Previous = Previous()
         self._given = given
         self._warn = warn
         self._batches: list[Any] | None = None
         self._frozen: Frozen | None = None
         self._derivatives: Derivatives | None = None
-        self._evaluation = Evaluation()
+        self._start = Start()
+        self.evaluation = Evaluation()
         self._index = -1
 
     def keep_first(self, batch: Any) -> None:
@@ -98,6 +101,11 @@ class Probe:
             point = self._evaluated(trainer, module, settings, allowance)
         return None if allowance.anywhere(point is None) else point
 
+    def loss_alone(self, trainer: Any, module: Any) -> Tensor | None:
+        """The loss with its graph where the module stands; None where there is no batch."""
+        with undisturbed(trainer, module, SEED):
+            return None if self._batches is None else self._loss(trainer, module)
+
     @property
     def can_return(self) -> bool:
         """Whether `return_to` puts nothing in a place that the training would not get back."""
@@ -106,6 +114,7 @@ class Probe:
     def end(self) -> None:
         """Give up the graph, and where the module stood: the measurement has ended."""
         self._derivatives, self._frozen = None, None
+        self._start.drop()
 
     def leave(self, point: Point) -> None:
         """Note where the parameters are, and give up the graph, until `return_to`."""
@@ -190,12 +199,11 @@ class Probe:
             with undisturbed(trainer, module, SEED):
                 self._loss(trainer, module, index)
 
-        trial, before = not allowance.unlimited, self._derivatives
-        found = Derivatives(loss, params, gradient_at, self._warn, trial=trial, before=before)
+        start, before = None if allowance.unlimited else self._start, self._derivatives
+        found = Derivatives(loss, params, gradient_at, self._warn, before=before, start=start)
         self._derivatives = found
         allowance.costs.put("gradient", allowance.now() - began)
         last = last_step(optimizers)
-
         point = Point(
             loss=loss,
             params=params,
@@ -207,7 +215,7 @@ class Probe:
             read_kernel=lambda: self._kernel(trainer, module, loss, params),
             warn=self._warn,
             allowance=allowance,
-            read_wrong=partial(wrong_backwards, loss, again, self._evaluation),
+            read_wrong=partial(wrong_backwards, loss, again, self.evaluation),
             functions=len(custom_classes(nodes_of(loss))),
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
             step=None if last is None else last[1],
@@ -215,6 +223,7 @@ class Probe:
             evaluate=evaluate,
             displacement=self.previous.displacement(optimizers, params),
             optimizers=optimizers,
+            start=self._start,
         )
         return point
 
@@ -225,7 +234,7 @@ class Probe:
             return loss_of_optimizer(trainer, module, batch, index)
 
         function = sent_backward if index >= 0 else self._given.loss or training_loss
-        with differentiable_twice() as self._evaluation:
+        with differentiable_twice() as self.evaluation:
             losses = self._evaluate(function, trainer, module)
         if losses is None:
             return None

@@ -29,7 +29,8 @@ PRIVATE = {
     "_forward_cls": {"autodiff/nodes.py"},
     "torch._C": {"closure/snapshots.py"},
     "_pop_mode": {"closure/snapshots.py"},
-    "_backward_hooks": {"closure/evaluator.py"},
+    "_backward_hooks": {"closure/evaluator.py", "backward_hooks.py"},
+    "_backward_pre_hooks": {"backward_hooks.py"},
     "_version": {"closure/accumulation.py", "closure/start.py"},
     "_unsafe_preserve_version_counter": {"closure/versions.py"},
     "_join_config": {"closure/distributed.py"},
@@ -166,3 +167,9 @@ def test_what_may_be_used_is_used() -> None:
     used = {(name, m.inner) for m in MODULES for name in _private_uses(m)}
     allowed = {(name, file) for name, files in PRIVATE.items() for file in files}
     assert allowed <= used, f"no longer used: take out of PRIVATE {sorted(allowed - used)}"
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_is_private_to_pytorch_has_a_test_that_says_when_it_goes(name: str) -> None:
+    texts = [path.read_text() for path in sorted((ROOT / "tests" / "contract").glob("*.py"))]
+    assert any(name in text for text in texts), f"no test in tests/contract tries {name}"

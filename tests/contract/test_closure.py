@@ -100,6 +100,11 @@ def test_modes_can_be_counted_and_left() -> None:
     )
 
 
+HOOKS = (
+    "the monitor would measure what hooks make of the loss: lightning_callbacks/backward_hooks.py"
+)
+
+
 def test_hooks_on_a_parameter_are_seen() -> None:
     x = tensor(3)
     assert not x._backward_hooks
@@ -114,6 +119,29 @@ def test_hooks_on_a_parameter_are_seen() -> None:
         "the package's own counter of backward passes shows in _backward_hooks: RegNewton warns "
         "of itself; closure/evaluator.py"
     )
+
+
+def test_hooks_on_gradients_are_put_aside_by_emptying_their_tables() -> None:
+    layer, calls = torch.nn.Linear(3, 1), []
+    weight = layer.weight
+    weight.register_hook(lambda grad: calls.append("parameter"))
+    layer.register_full_backward_hook(lambda *_: calls.append("module"))
+    layer.register_full_backward_pre_hook(lambda *_: calls.append("before"))
+    tables = [weight._backward_hooks, layer._backward_hooks, layer._backward_pre_hooks]
+    kept = [dict(table) for table in tables]
+
+    def called() -> list[str]:
+        calls.clear()
+        layer(torch.ones(1, 3, requires_grad=True)).sum().backward()
+        return sorted(calls)
+
+    assert all(kept), f"hooks no longer show in their tables; {HOOKS}"
+    for table in tables:
+        table.clear()
+    assert called() == [], f"hooks run that are in no table; {HOOKS}"
+    for table, hooks in zip(tables, kept, strict=True):
+        table.update(hooks)
+    assert called() == ["before", "module", "parameter"], f"a table is read too early; {HOOKS}"
 
 
 def test_backward_passes_are_counted_and_gradients_are_not() -> None:
@@ -173,4 +201,8 @@ def test_the_version_of_a_parameter_can_be_kept() -> None:
     with versions_kept([x, y]), torch.no_grad():
         x.clamp_(-5, 5)
         y.clamp_(-5, 5)
+    assert (x._version, y._version) == (0, 0), (
+        "_unsafe_preserve_version_counter no longer puts the counters back, and the graph of a loss "
+        "is lost where parameters are moved and moved back; closure/versions.py"
+    )
     torch.autograd.grad(square, [x, y])  # raises where the version has changed
