@@ -25,11 +25,13 @@ class SystemMemory:
         last: the last step that solved it; None before the first.
         scale: s, what its damping is measured against; zero until there is a gradient.
         first_gradient_norm: of the first gradient that it saw; zero until there is one.
+        reach: of mini-batch steps, as in `newton.reach`.
     """
 
     last: Step | None = None
     scale: float = 0.0
     first_gradient_norm: float = 0.0
+    reach: float = 1.0
 
 
 @dataclass(frozen=True)

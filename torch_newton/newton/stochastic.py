@@ -2,15 +2,16 @@ r"""A step for closures that see another batch at each: along Kronecker factors,
 
 With K a running mean of Kronecker-factored curvature (`preconditioners.kronecker`), the step is
 
-.. math:: \delta_t = \tfrac12 \delta_{t-1} + \tfrac34 \alpha d,
+.. math:: \delta_t = \tfrac12 \delta_{t-1} + \tfrac34 \rho \alpha d,
           \qquad d = -(K + \lambda I)^{-1} g,
           \qquad \alpha = \frac{-g^T d}{d^T (J^T Q J + \lambda I)\,d},
 
 where alpha minimises the damped Gauss-Newton model of this batch along d (Martens and Grosse 2015,
-section 6.4). The batch's own gradient takes part in d, and K does not know the batch: only the
-batch's own curvature says how far its samples allow to go. It takes one forward evaluation. So a
-step costs a gradient and that, and at some steps a backward pass for K and two evaluations for the
-ratio test.
+section 6.4), and rho, at most one, is smaller where batches are noise (`newton.reach`). The batch's
+own gradient takes part in d, and K does not know the batch: only the batch's own curvature says how
+far its samples allow to go. It takes one forward evaluation. So a step costs a gradient and that,
+and at some steps a backward pass for K, two evaluations for the ratio test, and one by the batch
+after it.
 """
 
 from __future__ import annotations
@@ -46,12 +47,19 @@ from .next_batch import left, met
 from .observation import Observation
 from .options import Options
 from .outcome import Outcome
+from .reach import reach_after
 from .stochastic_search import StochasticSearch
 
 EVERY_STEP, PERIOD = 10, 3
 """Steps at the beginning of which each updates the factors, and of later ones each third. Digits
 with a convolutional network reach 4.7e-4 after 64 steps with an update at each, 5.7e-4 at each
 third, 9.5e-4 at each fifth."""
+
+SLOWER, LONGEST = 20, 10
+"""Later ones are updated once in n / 20 steps after n, at most ten: the network moves ever more
+slowly. Those digits then come to 4.1e-7 and 1.2e-6 with two seeds after 157 steps, with an update
+at each third to 3.3e-7 and 9.7e-7; a ResNet at n / 10 to 0.055 and 0.053 after 160, and 0.053 and
+0.052; an update is a fifth to a third of what a step costs at each third."""
 
 FORWARD, BACKWARD_ONLY = 1 / 3, 1 / 3
 """Cost of a forward evaluation, and of a backward pass that stops at the operations, in gradients:
@@ -105,8 +113,9 @@ class StochasticIteration:
         at = linearize(begin, self.evaluator, None, terms=True, twice=True, checked=False)
         roots = self._roots(at)
         calls = self.evaluator.calls
+        reach = self._reach(begin)
         K, passes = self._factors(at, roots)
-        search = self._search(at, roots, K)
+        search = self._search(at, roots, K, reach)
         step, move = search.run(self._opening(begin, search.context), self._last_step())
         forward = FORWARD * (self.evaluator.calls - calls)
         step = replace(step, gradients=1 + passes * BACKWARD_ONLY + forward)
@@ -118,7 +127,7 @@ class StochasticIteration:
         returned = begin.returned
         if returned is None:
             returned = self.evaluator.signed(begin.graph.detach())
-        return Outcome(returned, step, self._record(step, begin.loss, search.context), False)
+        return Outcome(returned, step, self._record(step, begin.loss, search), False)
 
     def _roots(self, at: Linearization) -> list[OutputRoot]:
         """The roots of the terms' second derivatives.
@@ -138,7 +147,7 @@ class StochasticIteration:
         params, ranks = self.evaluator.params, self.evaluator.ranks
         known = KroneckerFactored.kept(self.state, params)
         number = self.memory.steps
-        if known.blocks and number >= EVERY_STEP and number % PERIOD:
+        if known.blocks and number >= EVERY_STEP and number % period(number):
             return known, 0
         assert at.residuals is not None
         drawn = draw(at.residuals.of_outputs, roots, params, number)
@@ -153,8 +162,15 @@ class StochasticIteration:
             )
         return known.updated(drawn, ranks.mean), 1
 
+    def _reach(self, begin: Start) -> float:
+        """As `reach_after` says, where the last step was one like this."""
+        known = self._known
+        if known.last is None or known.last.iteration != self.memory.steps:
+            return known.reach
+        return reach_after(known, self.evaluator, begin, self.state)
+
     def _search(
-        self, at: Linearization, roots: list[OutputRoot], K: KroneckerFactored
+        self, at: Linearization, roots: list[OutputRoot], K: KroneckerFactored, reach: float
     ) -> StochasticSearch:
         params, begin = self.evaluator.params, at.start
         assert at.residuals is not None
@@ -172,9 +188,8 @@ class StochasticIteration:
             begin.loss,
             begin.loss if self.memory.first_loss is None else self.memory.first_loss,
         )
-        return StochasticSearch(
-            begin, self.evaluator, self.options, K, along, context, known.last, self.lengths
-        )
+        common = self.evaluator, self.options, K, along, context, known.last, self.lengths
+        return StochasticSearch(begin, *common, reach)
 
     @property
     def _system(self) -> CandidateSystem:
@@ -207,13 +222,12 @@ class StochasticIteration:
             return None
         return last_step(self.state, self.evaluator.params)
 
-    def _record(self, step: Step, loss: float, context: DampingContext) -> Memory:
+    def _record(self, step: Step, loss: float, search: StochasticSearch) -> Memory:
         """The memory after the step."""
         name, known = step.system.name, self._known
         if step.attempts > 0:
-            known = SystemMemory(
-                step, context.curvature, known.first_gradient_norm or step.gradient_norm
-            )
+            first = known.first_gradient_norm or step.gradient_norm
+            known = SystemMemory(step, search.context.curvature, first, search.reach)
         return replace(
             self.memory,
             steps=step.iteration,
@@ -222,6 +236,11 @@ class StochasticIteration:
             systems={**self.memory.systems, name: known},
             available=(name,),
         )
+
+
+def period(number: int) -> int:
+    """Steps between two updates of the factors, after so many steps."""
+    return min(max(PERIOD, number // SLOWER), LONGEST)
 
 
 def _scale(Kg: Tensor, g: Tensor) -> float:

@@ -44,6 +44,7 @@ class StochasticSearch:
         context: what the damping is measured against.
         last: the last step.
         lengths: the step in units of the solution, one number or P of them.
+        reach: share of the length that the model of this batch asks for.
     """
 
     begin: Start
@@ -54,6 +55,7 @@ class StochasticSearch:
     context: DampingContext
     last: Step | None
     lengths: float | Tensor
+    reach: float = 1.0
 
     def run(self, step: Step, before: Tensor | None) -> tuple[Step, Tensor | None]:
         """What was done, written into `step`, and by how much to move, where it was accepted.
@@ -103,7 +105,7 @@ class StochasticSearch:
             alpha = -float(g @ d) / (curvature + damping * float(d @ d))
         if not isinstance(self.lengths, Tensor):
             alpha *= self.lengths
-        return alpha * d if before is None else KEPT * before + GAIN * alpha * d
+        return alpha * d if before is None else KEPT * before + GAIN * self.reach * alpha * d
 
     def _along(self, direction: Tensor) -> float | None:
         """The curvature along a direction, with that of the weight decay."""

@@ -18,13 +18,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--peers", nargs="+", choices=list(peers()), help="all if not given")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each run")
+    parser.add_argument(
+        "--tuning", type=float, help="seconds of each run by which a rate is chosen"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="rates are tuned on the first")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--curvatures", nargs="+", default=["auto", "kronecker"])
     parser.add_argument("--quick", action="store_true", help="one seed, 8 s, AdamW alone, tuned")
+    parser.add_argument("--brief", action="store_true", help="one seed, 12 s, rates by 2.5 s")
     given = parser.parse_args()
     if given.quick:
         given.seconds, given.seeds, given.peers = 8.0, 1, ["adamw"]
+    if given.brief:
+        given.seconds, given.seeds, given.tuning = 12.0, 1, 2.5
+    if given.tuning is None:
+        given.tuning = given.seconds
     return given
 
 
@@ -49,7 +57,7 @@ def tuned(name: str, seconds: float, chosen: list[str] | None) -> tuple[str, flo
 
 def compared(name: str, given: argparse.Namespace) -> None:
     print(f"{name}: {PROBLEMS[name].__doc__}", flush=True)
-    peer, lr = tuned(name, given.seconds, given.peers)
+    peer, lr = tuned(name, given.tuning, given.peers)
     theirs = [train(name, seed, peers()[peer], lr, given.seconds) for seed in range(given.seeds)]
     for curvature in given.curvatures:
         shares = []
@@ -80,7 +88,8 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
     warnings.filterwarnings("ignore", category=UserWarning)
-    print(f"PyTorch {torch.__version__}, {given.threads} threads, {given.seconds:g} s a run")
+    seconds = f"{given.seconds:g} s a run, rates by {given.tuning:g} s"
+    print(f"PyTorch {torch.__version__}, {given.threads} threads, {seconds}")
     print(f"peers: {', '.join(peers())}\n")
     for name in given.problems:
         compared(name, given)
