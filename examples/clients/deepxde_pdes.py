@@ -6,7 +6,7 @@ RegNewton, and for as long with L-BFGS, which DeepXDE's examples finish with. On
 
 In the DeepONet's loss each function's branch is shared by all of its points, over which DeepXDE
 differentiates: those parameters' rows cannot be read off the graph, and the steps are solved by
-conjugate gradients with what is known of the trunk. It wins less there.
+conjugate gradients with what is known of the trunk, at four processor seconds a step.
 """
 
 from __future__ import annotations
