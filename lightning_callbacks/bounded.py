@@ -54,6 +54,7 @@ class Look:
         asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
             than rounding.
         known: first steps of a Lanczos process of which the products are known already.
+        start: its first vector, of unit length, where that has been drawn already.
     """
 
     epsilon: float
@@ -62,6 +63,7 @@ class Look:
     vectors: bool
     asymmetry: float = 0.0
     known: int = 0
+    start: Tensor | None = None
 
 
 def spectrum_within(
@@ -107,7 +109,7 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
         probes = min(PROBES, _room(H) // STEPS) if full else 0
         allowance.reduced |= not full or H.shape[0] <= look.exact_up_to
         process = yield from lanczos_work(
-            H, "product", allowance, look.products, decide=full, known=look.known
+            H, "product", allowance, look.products, look.start, decide=full, known=look.known
         )
         if process is None:
             return None
@@ -160,22 +162,24 @@ def kernel_work(
     allowance: Allowance,
     products: int,
     guess: float = 0.0,
+    name: str = "kernel",
 ) -> Work[KernelSpectrum]:
     """The extreme eigenvalues of a kernel K, R x R, by as many products as there is time for.
 
     Args:
-        K: symmetric and positive semidefinite; its products are timed as "kernel".
+        K: symmetric and positive semidefinite.
         start: of the Lanczos process, in the range of K where not all of it is to be seen.
         epsilon: unit of rounding of the arithmetic behind its products.
         allowance: the time that there is.
         products: Lanczos steps at most.
         guess: seconds that a product is reckoned to take before one is timed.
+        name: under which its products are timed.
 
     Raises:
         OutOfTimeError: there is no time for `LEAST` products.
     """
     allowance.reduced = True
-    process = yield from lanczos_work(K, "kernel", allowance, products, start, guess)
+    process = yield from lanczos_work(K, name, allowance, products, start, guess)
     if process is None:
         unknown = Eigenvalue(math.nan, math.inf, False)
         return KernelSpectrum(unknown, unknown)
@@ -213,7 +217,7 @@ def lanczos_work(
         guess: seconds that a product is reckoned to take before one is timed.
         decide: whether to go on, as `extreme_eigenvalues` does, until it is decided whether an
             eigenvalue lies below a smallest one that has converged above zero.
-        known: first steps of which A knows the products already.
+        known: first steps of which A knows the products already; then `start` has unit length.
 
     Returns:
         The process; None where A is not finite.
@@ -222,6 +226,8 @@ def lanczos_work(
         OutOfTimeError: there is no time for `LEAST` steps.
     """
     process = Process(A, _capacity(A, name, allowance, products, guess), start, 0)
+    if known and start is not None:
+        process.next = start  # divided by its length once more, it would not be recognised
     unit = Unit(name, guess)
     # Each process goes on until all may end: a layer may communicate in a product.
     while not (yield _vote(process, decide)):

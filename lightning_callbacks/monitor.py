@@ -424,7 +424,8 @@ class CurvatureMonitor(Callback):
         """Measure where another `every_n_steps` optimizer steps are complete."""
         self._budget.step_ended()
         if self._handle is None and not self._off:
-            self._engine.at_step(trainer, pl_module)
+            with self._budget.spending():
+                self._engine.at_step(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Keep the parameters from before the step, where a quantity asks for them."""
@@ -434,7 +435,8 @@ class CurvatureMonitor(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
         if not self._off:
-            self._engine.after_epoch(trainer, pl_module)
+            with self._budget.spending():
+                self._engine.after_epoch(trainer, pl_module)
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures

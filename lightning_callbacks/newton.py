@@ -13,7 +13,6 @@ from torch_newton.autodiff.finite_difference import gradient_alone
 from torch_newton.preconditioners.scaling import Scaling
 
 from .allowance import Allowance
-from .bounded import first_vector
 from .config import Arguments
 from .displacement import Displacement
 from .jacobian import Warn, jacobian_in
@@ -21,6 +20,7 @@ from .kernel_products import products_of_loss
 from .point import Point
 from .second_order import remembering
 from .settings import Settings
+from .start import Start
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -81,12 +81,13 @@ def point_of_step(
         allowance: the time that measuring may take.
         displacement: the step before.
     """
+    start = Start()
 
     def read_hessian() -> tuple[LinearOperator, float]:
         H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
         if allowance.unlimited:
             return H, 0.0
-        v = first_vector(H)
+        v = start(H)
         return remembering(H, [(v, H @ v)]), 0.0
 
     if not allowance.unlimited:  # the unit in which the cost of the rest is reckoned
@@ -114,4 +115,5 @@ def point_of_step(
         gram=gram,
         step=seen.step,
         displacement=displacement,
+        start=start,
     )

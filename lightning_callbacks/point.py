@@ -25,6 +25,7 @@ from .products_bar import counted
 from .second_order import Warn, remembering
 from .settings import Settings
 from .spectrum import Spectrum, hessian_spectrum
+from .start import Start
 from .symmetry import asymmetry_within, no_derivative, not_symmetric
 from .work import run
 
@@ -64,6 +65,7 @@ class Point:
         evaluate: returns L at the parameters plus a vector of P entries; None where that cannot be.
         displacement: the last step of the optimizer; None before it, and where nobody asked.
         optimizers: those that train `params`.
+        start: of Lanczos processes with H.
     """
 
     loss: Tensor
@@ -85,6 +87,7 @@ class Point:
     evaluate: Callable[[Tensor], float] | None = None
     displacement: Displacement | None = None
     optimizers: Sequence[torch.optim.Optimizer] = ()
+    start: Start = field(default_factory=Start)
 
     def __post_init__(self) -> None:
         self.value: float = float(self.loss.detach())
@@ -111,13 +114,15 @@ class Point:
         lasting = renewed(lambda: self._second[0], self._second[0])
         return remembering(lasting, self._products)
 
-    def keep_product(self, v: Tensor) -> None:
-        """Take the product of H with v, which is then known in later pauses, too."""
+    def keep_product(self) -> None:
+        """Take the product of H with `start`, which is then known in later pauses, too."""
+        v = self.start(self.H)
         self._products.append((v, self.H @ v))
 
     def drop_products(self) -> None:
         """Give up the memory of the products kept."""
         self._products.clear()
+        self.start.drop()
 
     @cached_property
     def damping(self) -> float:
@@ -205,6 +210,7 @@ class Point:
             settings.eigenvectors,
             self.asymmetry.size,
             known=len(self._products),
+            start=self._products[0][0] if self._products else None,
         )
 
     @cached_property

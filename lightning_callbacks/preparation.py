@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch_newton import KernelSpectrum
 
 from .allowance import OutOfTimeError
-from .bounded import first_vector, spectrum_work
+from .bounded import spectrum_work
 from .kernels_within import kernel_of_products, seconds_to_read
 from .point import Point
 from .quantities.base import Need
@@ -71,7 +71,9 @@ def _hessian(point: Point) -> Work[None]:
         return
     yield from _product(point)
     if not _known(point, "asymmetry"):
-        found = yield from asymmetry_work(point.H, point.gradient, point.allowance)
+        found = yield from asymmetry_work(
+            point.H, point.gradient, point.allowance, point.start(point.H)
+        )
         vars(point)["asymmetry"] = found.asymmetry
         if found.along_gradient is not None:
             vars(point)["gradient_product"] = found.along_gradient
@@ -81,7 +83,7 @@ def _product(point: Point) -> Work[None]:
     """The first product, with which it is seen whether there is a second derivative."""
     if not _known(point, "H"):
         yield Unit("product", PRODUCT * point.allowance.estimate("gradient"))
-        point.keep_product(first_vector(point.H))
+        point.keep_product()
 
 
 def _damping(point: Point) -> Work[None]:

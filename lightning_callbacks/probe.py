@@ -31,6 +31,7 @@ from .outcomes import MovedError
 from .point import Point
 from .second_order import Derivatives, Evaluation, as_vector, differentiable_twice, moved_by
 from .settings import Settings
+from .start import Start
 from .trainer import trained
 
 SAME = 1e3
@@ -65,6 +66,7 @@ class Probe:
         self._batches: list[Any] | None = None
         self._frozen: Frozen | None = None
         self._derivatives: Derivatives | None = None
+        self._start = Start()
         self._evaluation = Evaluation()
         self._index = -1
 
@@ -106,6 +108,7 @@ class Probe:
     def end(self) -> None:
         """Give up the graph, and where the module stood: the measurement has ended."""
         self._derivatives, self._frozen = None, None
+        self._start.drop()
 
     def leave(self, point: Point) -> None:
         """Note where the parameters are, and give up the graph, until `return_to`."""
@@ -190,12 +193,11 @@ class Probe:
             with undisturbed(trainer, module, SEED):
                 self._loss(trainer, module, index)
 
-        trial, before = not allowance.unlimited, self._derivatives
-        found = Derivatives(loss, params, gradient_at, self._warn, trial=trial, before=before)
+        start, before = None if allowance.unlimited else self._start, self._derivatives
+        found = Derivatives(loss, params, gradient_at, self._warn, before=before, start=start)
         self._derivatives = found
         allowance.costs.put("gradient", allowance.now() - began)
         last = last_step(optimizers)
-
         point = Point(
             loss=loss,
             params=params,
@@ -215,6 +217,7 @@ class Probe:
             evaluate=evaluate,
             displacement=self.previous.displacement(optimizers, params),
             optimizers=optimizers,
+            start=self._start,
         )
         return point
 

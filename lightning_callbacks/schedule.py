@@ -95,7 +95,7 @@ class Schedule:
                 a pause that opens for little more than one unit.
         """
         opening = self.costs.estimate("opening")
-        wanted = SAFETY * (opening + unit + self.costs.estimate("closing"))
+        wanted = allowance.with_reserve(opening + unit + self.costs.estimate("closing"))
         if not awaited:
             wanted = max(wanted, allowance.rest(), OPENINGS * opening)
         return self.agreed(trainer, self._has(wanted))

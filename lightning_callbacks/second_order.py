@@ -26,6 +26,7 @@ from torch_newton.linalg.precision import at_least_single
 
 from .bounded import first_vector
 from .failures import EXHAUSTED
+from .start import Start
 
 Warn = Callable[..., None]
 GradientAt = Callable[[Tensor], Tensor]
@@ -84,9 +85,10 @@ class Derivatives:
         params: the P parameters.
         gradient_at: for differences of gradients.
         warn: called where differences of gradients are taken.
-        trial: whether a product is tried, and remembered, when somebody asks for the Hessian.
         before: those of the same loss at the same point, of which the graph is gone: what was
             learnt about the second derivative then holds now.
+        start: of Lanczos processes, whose product is tried when somebody asks for the Hessian, and
+            remembered; None where it need not be remembered.
     """
 
     def __init__(
@@ -96,11 +98,11 @@ class Derivatives:
         gradient_at: GradientAt,
         warn: Warn,
         *,
-        trial: bool = True,
         before: Derivatives | None = None,
+        start: Start | None = None,
     ) -> None:
         self.params: list[Tensor] = list(params)
-        self._gradient_at, self._warn, self._trial = gradient_at, warn, trial
+        self._gradient_at, self._warn, self._start = gradient_at, warn, start
         self._reason: Exception | None = None
         self._tried: bool = before is not None and before._tried
         try:
@@ -152,10 +154,10 @@ class Derivatives:
         H = in_dtype(H, at_least_single(H.dtype))
         if self._tried:
             return H
-        v = first_vector(H)
+        v = first_vector(H) if self._start is None else self._start(H)
         product = H @ v
         self._tried = True
-        return remembering(H, [(v, product)]) if self._trial else H
+        return H if self._start is None else remembering(H, [(v, product)])
 
 
 def remembering(A: LinearOperator, known: Sequence[tuple[Tensor, Tensor]]) -> LinearOperator:

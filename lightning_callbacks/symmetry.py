@@ -38,7 +38,9 @@ def asymmetry_within(H: LinearOperator, g: Tensor, allowance: Allowance) -> Asym
     return run(asymmetry_work(H, g, allowance), allowance).asymmetry
 
 
-def asymmetry_work(H: LinearOperator, g: Tensor, allowance: Allowance) -> Work[Tested]:
+def asymmetry_work(
+    H: LinearOperator, g: Tensor, allowance: Allowance, start: Tensor | None = None
+) -> Work[Tested]:
     r"""How far H is from symmetric, by :math:`|u^T H v - v^T H u|`.
 
     Both products serve other ends, so that the test takes none of its own: u is the start of the
@@ -52,28 +54,34 @@ def asymmetry_work(H: LinearOperator, g: Tensor, allowance: Allowance) -> Work[T
         H: P x P, which knows its product with `first_vector`.
         g: the gradient, P entries.
         allowance: the time that there is.
+        start: `first_vector` of H, where it has been drawn already.
 
     Raises:
         OutOfTimeError: there is no time for a product.
     """
     yield Unit("product")
-    start, root = first_vector(H), math.sqrt(H.shape[0])
+    start, root = first_vector(H) if start is None else start, math.sqrt(H.shape[0])
     u, Hu = root * start, root * (H @ start)
     length = float(torch.linalg.vector_norm(g))
     # By a power of two, so that H g follows without rounding.
     along = 2.0 ** round(math.log2(root / length)) if 0 < length < math.inf else 0.0
-    random = torch.Generator().manual_seed(1)  # that of first_vector is 0; they are independent
-    w = torch.randn(H.shape[0], generator=random, dtype=torch.float64).to(H.device, H.dtype)
-    v = along * g if along else w
+    v = along * g if along else _independent(H)
     Hv = H @ v
     gradient_product = Hv / along if along else None
     known = [(u, Hu), (v, Hv)]
     if not (yield Vote(not differing(u, v, Hu, Hv), False)):  # in all processes, if it is in one
+        w = _independent(H)
         for direction in (w, u + w):
             yield Unit("product")
             known.append((direction, H @ direction))
         v = w
     return Tested(asymmetry(remembering(H, known), (u, v)), gradient_product)
+
+
+def _independent(H: LinearOperator) -> Tensor:
+    """P standard normal numbers that are independent of `first_vector`, whose seed is 0."""
+    random = torch.Generator().manual_seed(1)
+    return torch.randn(H.shape[0], generator=random, dtype=torch.float64).to(H.device, H.dtype)
 
 
 def not_symmetric(size: float) -> str:

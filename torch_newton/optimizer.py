@@ -22,11 +22,11 @@ from .newton import memory as stored
 from .newton.advice import advice, unsolved
 from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
 from .newton.groups import step_lengths, trained
-from .newton.iteration import Outcome
 from .newton.kind import iteration_of
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
+from .newton.outcome import Outcome
 from .newton.report import report, show_steps
 from .newton.stochastic import NotFactoredError
 from .preconditioners.base import AnyPreconditioner
@@ -245,10 +245,10 @@ class RegNewton(torch.optim.Optimizer):
         try:
             return self._guarded(closure, params, differences)
         except NotFactoredError:
-            batches = self._memory.batches
-            if self.options.averaged or not batches.along_factors:
+            if self.options.averaged:
                 raise
-            self._memory = replace(self._memory, batches=replace(batches, factored=False))
+            batches = replace(self._memory.batches, factored=False)
+            self._memory = replace(self._memory, batches=batches)
             return self._guarded(closure, params, differences)
 
     def _guarded(

@@ -52,6 +52,12 @@ class Surrogate:
             return self.start + self.weight * (value - self.start)
         return value if self.tilt is None else value + float(self.tilt.to(direction) @ direction)
 
+    def own(self, value: float, direction: Tensor) -> float:
+        """L at the starting point plus `direction`, given F there."""
+        if self.weight != 1:
+            return self.start + (value - self.start) / self.weight
+        return value if self.tilt is None else value - float(self.tilt.to(direction) @ direction)
+
     def curvature(self, A: LinearOperator) -> LinearOperator:
         """The curvature of F, given that of L."""
         return A if self.weight == 1 else self.weight * A

@@ -33,27 +33,12 @@ from .memory import Memory, SystemMemory
 from .next_batch import left, looked_at, met
 from .observation import Observation, observation
 from .options import Options
+from .outcome import Outcome
 from .quadratic_model import QuadraticModel
 from .selection import Systems, plan, possible, select
+from .stochastic import StochasticIteration
 from .trust_region import TrustRegionSearch
 from .verification import Verified, kind_of, no_potential, wrong
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step leaves behind.
-
-    Attributes:
-        returned: what the closure returned, or the loss before the step where that was nothing.
-        step: what was done.
-        memory: what the next step depends on.
-        underdetermined: whether a Gauss-Newton matrix of no more rows than parameters was used.
-    """
-
-    returned: Any
-    step: Step
-    memory: Memory
-    underdetermined: bool
 
 
 @dataclass(frozen=True)
@@ -87,9 +72,14 @@ class Iteration:
         """
         planned = plan(self.options, self.memory)
         begin = self._start(planned, backward_calls)
-        if self.options.for_batches is None:
+        for_batches = self.options.for_batches
+        if for_batches is None:
             return self._from(begin, planned, backward_calls, observe)[0]
         memory = met(self.memory, self.evaluator, begin, self.state)
+        if memory.batches.along_factors:
+            known = memory, self.state, self.lengths, self.once
+            other = StochasticIteration(self.evaluator, for_batches, *known, chosen=True)
+            return other.chosen_from(begin, backward_calls, observe)
         outcome, move, cost = replace(self, memory=memory)._from(
             begin, planned, backward_calls, observe
         )
@@ -119,7 +109,7 @@ class Iteration:
             model.scaling.keep(self.state)
         memory = self._record(step, known, rest, at, systems, verified)
         outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
-        if not memory.batches.changes:
+        if not memory.batches.changes and self.memory.steps > 0:
             return outcome, direction, 0.0
         return outcome, direction, cost_in_gradients(step, systems[step.system], at)
 
@@ -156,7 +146,7 @@ class Iteration:
             WrongHessianError: the Hessian is wrong.
         """
         known = self.memory.verified
-        if not (self.twice and self.options.hvp == "auto") or self._resting:
+        if not (self.twice and self.options.hvp == "auto") or self.memory.resting:
             return known  # at rest nothing depends on it, and it would wait for the next one
         graph = kind_of(at.start.graph)
         if known.due(graph):
@@ -190,9 +180,8 @@ class Iteration:
         step = self._opening(system, at, model, context, known.last)
         first_norm = known.first_gradient_norm or model.gradient_norm
         if model.gradient_norm == 0:
-            rest = self.memory.rest
-            step = replace(step, convergence=rest.verdict(step))
-            return step, None, SystemMemory(known.last, s, first_norm), rest
+            step = replace(step, convergence=self.memory.rest.verdict(step))
+            return step, None, SystemMemory(known.last, s, first_norm), self.memory.rest
         search = TrustRegionSearch(
             model,
             curvature,
@@ -200,26 +189,18 @@ class Iteration:
             at.start.surrogate,
             self.options,
             self.lengths,
-            resting=self._resting,
+            resting=self.memory.resting,
         )
         step, direction = search.run(step, context, known.last, first_norm)
         rest = self._rest(step)
         step = replace(step, convergence=rest.verdict(step))
         return step, direction, SystemMemory(step, s, first_norm), rest
 
-    @property
-    def _resting(self) -> bool:
-        """Whether the last step was one of training that has come to rest."""
-        return self.memory.last_step is not None and self.memory.last_step.converged
-
     def _rest(self, step: Step) -> Rest:
         """What is remembered of steps that did not lower the loss, after this one."""
-        memory = self.memory
-        if not torch.as_tensor(self.lengths).any():
-            return memory.rest
-        others = (s.last for name, s in memory.systems.items() if name != step.system.name)
+        moving = bool(torch.as_tensor(self.lengths).any())
         epsilon = torch.finfo(self.evaluator.params[0].dtype).eps
-        return memory.rest.after(step, epsilon, (last for last in others if last))
+        return self.memory.rest_after(step, epsilon) if moving else self.memory.rest
 
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""
@@ -288,7 +269,7 @@ class Iteration:
             finite_difference=self.memory.finite_difference,
             verified=verified,
             pivots=() if at.low_rank is None else at.low_rank.kept,
-            batches=looked_at(self.memory.batches, at),
+            batches=looked_at(self.memory.batches, at, self.memory.steps == 0),
             rest=rest,
         )
 

@@ -41,11 +41,11 @@ from ..warning import Once
 from .batches import keep_step, last_step
 from .contest import STEP_COST
 from .curvature_along import CurvatureAlong
-from .iteration import Outcome
 from .memory import Memory, SystemMemory
 from .next_batch import left, met
 from .observation import Observation
 from .options import Options
+from .outcome import Outcome
 from .stochastic_search import StochasticSearch
 
 EVERY_STEP, PERIOD = 10, 3
@@ -87,7 +87,13 @@ class StochasticIteration:
         if not self.chosen:
             return self._from(begin, backward_calls, observe)
         memory = met(self.memory, self.evaluator, begin, self.state)
-        outcome = replace(self, memory=memory)._from(begin, backward_calls, observe)
+        return replace(self, memory=memory).chosen_from(begin, backward_calls, observe)
+
+    def chosen_from(
+        self, begin: Start, backward_calls: BackwardCalls, observe: Callable[[Observation], None]
+    ) -> Outcome:
+        """A step that was chosen for its batch, whose verdict on the last one `memory` has."""
+        outcome = self._from(begin, backward_calls, observe)
         move = last_step(self.state, self.evaluator.params)
         memory = left(outcome.memory, self.evaluator, begin, outcome.step, move, STEP_COST)
         return replace(outcome, memory=memory)
