@@ -150,7 +150,7 @@ class Iteration:
             WrongHessianError: the Hessian is wrong.
         """
         known = self.memory.verified
-        if not (self.twice and self.options.hvp == "auto") or self._resting:
+        if not (self.twice and self.options.hvp == "auto") or self.memory.resting:
             return known  # at rest nothing depends on it, and it would wait for the next one
         graph = kind_of(at.start.graph)
         if known.due(graph):
@@ -185,9 +185,8 @@ class Iteration:
         step = self._opening(system, at, model, context, known.last)
         first_norm = known.first_gradient_norm or model.gradient_norm
         if model.gradient_norm == 0:
-            rest = self.memory.rest
-            step = replace(step, convergence=rest.verdict(step))
-            return step, None, SystemMemory(known.last, s, first_norm), rest
+            step = replace(step, convergence=self.memory.rest.verdict(step))
+            return step, None, SystemMemory(known.last, s, first_norm), self.memory.rest
         search = TrustRegionSearch(
             model,
             curvature,
@@ -195,26 +194,18 @@ class Iteration:
             at.start.surrogate,
             self.options,
             self.lengths,
-            resting=self._resting,
+            resting=self.memory.resting,
         )
         step, direction = search.run(step, context, known.last, first_norm)
         rest = self._rest(step)
         step = replace(step, convergence=rest.verdict(step))
         return step, direction, SystemMemory(step, s, first_norm), rest
 
-    @property
-    def _resting(self) -> bool:
-        """Whether the last step was one of training that has come to rest."""
-        return self.memory.last_step is not None and self.memory.last_step.converged
-
     def _rest(self, step: Step) -> Rest:
         """What is remembered of steps that did not lower the loss, after this one."""
-        memory = self.memory
-        if not torch.as_tensor(self.lengths).any():
-            return memory.rest
-        others = (s.last for name, s in memory.systems.items() if name != step.system.name)
+        moving = bool(torch.as_tensor(self.lengths).any())
         epsilon = torch.finfo(self.evaluator.params[0].dtype).eps
-        return memory.rest.after(step, epsilon, (last for last in others if last))
+        return self.memory.rest_after(step, epsilon) if moving else self.memory.rest
 
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""

@@ -77,6 +77,21 @@ class Memory:
                 return known
         return SystemMemory()
 
+    @property
+    def resting(self) -> bool:
+        """Whether the last step was one of training that has come to rest."""
+        return self.last_step is not None and self.last_step.converged
+
+    def rest_after(self, step: Step, epsilon: float) -> Rest:
+        """What is remembered of steps that did not lower the loss, after one that tried to move.
+
+        Args:
+            step: the step.
+            epsilon: the unit of rounding of the loss.
+        """
+        others = [known.last for name, known in self.systems.items() if name != step.system.name]
+        return self.rest.after(step, epsilon, [last for last in others if last is not None])
+
     def numbers(self) -> dict[str, Any]:
         """The memory as numbers in dictionaries, which `load_state_dict` leaves as they are."""
         return {
