@@ -49,8 +49,10 @@ def draw(axes: Axes, problems: Sequence[Problem], store: Store) -> None:
         if published is None or run is None or len(run.curve) < 2:
             continue
         error, seconds = published
+        lowest = problem.published and error == problem.published[0].error
         style, color = next(looks)
         name = problem.name + (" *" if problem.differs else "")
+        name += "" if lowest else f" ({error:.0e})"
         # A logarithmic axis has no zero: the start is left out.
         points = [(point[0] / seconds, point[3] / error) for point in run.curve[1:]]
         axes.loglog(*zip(*points, strict=True), style, color=color, label=name)

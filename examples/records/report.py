@@ -51,6 +51,15 @@ def source(problem: Problem) -> str:
     return f"{best.error:.1e} {best.method}{time}"
 
 
+def last(runs: Sequence[Run]) -> str:
+    """The median of the lowest errors, and after which time where runs were equally long."""
+    if not runs:
+        return DASH
+    error = statistics.median(run.curve[-1][3] for run in runs)
+    budgets = {run.budget for run in runs}
+    return f"{error:.1e}" + (f" ({budgets.pop():g} s)" if len(budgets) == 1 else "")
+
+
 def milestones(problem: Problem, runs: Sequence[Run]) -> str:
     """Steps to each published milestone: ours of theirs."""
     parts = []
@@ -64,7 +73,7 @@ def milestones(problem: Problem, runs: Sequence[Run]) -> str:
 def table(problems: Iterable[Problem], store: Store, seeds: Sequence[int]) -> str:
     """One line for each problem, RegNewton's."""
     head = ["problem", "R", "P", "dtype", "published"]
-    head += [f"{seconds} s" for seconds in TIMES] + ["steps to milestones", "seeds"]
+    head += [f"{seconds} s" for seconds in TIMES] + ["at the end", "steps to milestones", "seeds"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     notes = []
     for problem in problems:
@@ -75,7 +84,7 @@ def table(problems: Iterable[Problem], store: Store, seeds: Sequence[int]) -> st
         cells = [name, f"{problem.rows:,}", f"{problem.parameters:,}"]
         cells += [str(problem.dtype).removeprefix("torch."), source(problem)]
         cells += [number(median_error(runs, seconds)) for seconds in TIMES]
-        cells += [milestones(problem, runs), str(len(runs))]
+        cells += [last(runs), milestones(problem, runs), str(len(runs))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *notes])
 

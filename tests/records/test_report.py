@@ -50,7 +50,7 @@ def test_the_table_has_our_error_and_our_steps(tmp_path: Path) -> None:
     table = report.table([POISSON], store, [0, 1, 2])
     (line,) = [line for line in table.splitlines() if line.startswith("| poisson-2d")]
     assert "6.1e-08 ENGD, 468 s (GPU)" in line
-    assert "| 1.0e-10 | 1.0e-10 | - | - | - |" in line
+    assert "| 1.0e-10 | 1.0e-10 | - | - | - | 1.0e-10 (30 s) |" in line
     assert "1e-06: 300 of 540 (ENGD)" in line
     tally = report.tally([POISSON], store, [0, 1, 2])
     assert "reached: 1 of 1; by a factor of 10: 1" in tally
