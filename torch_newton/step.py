@@ -83,7 +83,8 @@ class Step:
 
     Attributes:
         iteration: 1 for the first step.
-        loss: L before the step.
+        loss: L before the step; with the weight decay, where the optimizer has one, in this and
+            in all that follows.
         loss_after: L after the step, on the same batch with the same random state: `loss` where
             the step was refused, NaN where a mini-batch step was taken untried.
         gradient_norm: |g|, Euclidean.

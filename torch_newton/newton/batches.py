@@ -101,7 +101,9 @@ def reduction(evaluator: Evaluator, begin: Start, last: Tensor) -> tuple[float, 
     """
     with evaluator.testing():
         before, _ = evaluator.loss_at(-last)
-    after = begin.loss
+    after, decay = begin.loss, begin.surrogate.decay
+    if decay is not None:
+        before += decay.loss(-last)
     if before > 0 and after > 0:
         return before - after, math.log(before / after)
     return before - after, (before - after) / max(abs(before), abs(after), 1e-300)

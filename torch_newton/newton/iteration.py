@@ -101,14 +101,14 @@ class Iteration:
         verified = self._verified(at) if system.exact else self.memory.verified
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
-        step, direction, known = self._search(system, systems[system], at, model)
+        step, direction, known, rest = self._search(system, systems[system], at, model)
         observe(observation(at, model, step))
-        self.evaluator.finish(direction, begin.gradient, begin.filled)
+        self.evaluator.finish(direction, begin.left, begin.filled)
         backward_calls.leave(self.evaluator.params)
         if model.scaling is not None:
             model.scaling.keep(self.state)
         memory = replace(
-            self._record(step, known, at, systems, verified), pivots=_pivots(model, at)
+            self._record(step, known, rest, at, systems, verified), pivots=_pivots(model, at)
         )
         outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
         if not memory.batches.changes and self.memory.steps > 0:
@@ -125,7 +125,7 @@ class Iteration:
             check_twice_differentiable(nodes_of(begin.graph), begin.derivatives)
         if self.memory.steps == 0:
             refuse_counting(begin.graph)
-            self.evaluator.check_repeatable(begin.loss)
+            self.evaluator.check_repeatable(begin.surrogate.start)
         begin.check_finite()
         return begin
 
@@ -148,8 +148,8 @@ class Iteration:
             WrongHessianError: the Hessian is wrong.
         """
         known = self.memory.verified
-        if not (self.twice and self.options.hvp == "auto"):
-            return known
+        if not (self.twice and self.options.hvp == "auto") or self._resting:
+            return known  # at rest nothing depends on it, and it would wait for the next one
         graph = kind_of(at.start.graph)
         if known.due(graph):
             verdict = at.verdict()
@@ -173,8 +173,8 @@ class Iteration:
         curvature: Curvature,
         at: Linearization,
         model: QuadraticModel,
-    ) -> tuple[Step, Tensor | None, SystemMemory]:
-        """What was done, the accepted direction, and what is remembered of the system."""
+    ) -> tuple[Step, Tensor | None, SystemMemory, Rest]:
+        """What was done, the accepted direction, and what is remembered of system and rest."""
         known = self.memory.of(system)
         s = known.scale
         if s == 0.0 and model.gradient_norm > 0:
@@ -183,8 +183,9 @@ class Iteration:
         step = self._opening(system, at, model, context, known.last)
         first_norm = known.first_gradient_norm or model.gradient_norm
         if model.gradient_norm == 0:
-            step = replace(step, convergence=self._rest(step).verdict(step))
-            return step, None, SystemMemory(known.last, s, first_norm)
+            rest = self.memory.rest
+            step = replace(step, convergence=rest.verdict(step))
+            return step, None, SystemMemory(known.last, s, first_norm), rest
         search = TrustRegionSearch(
             model,
             curvature,
@@ -192,16 +193,26 @@ class Iteration:
             at.start.surrogate,
             self.options,
             self.lengths,
-            resting=self.memory.last_step is not None and self.memory.last_step.converged,
+            resting=self._resting,
         )
         step, direction = search.run(step, context, known.last, first_norm)
-        step = replace(step, convergence=self._rest(step).verdict(step))
-        return step, direction, SystemMemory(step, s, first_norm)
+        rest = self._rest(step)
+        step = replace(step, convergence=rest.verdict(step))
+        return step, direction, SystemMemory(step, s, first_norm), rest
+
+    @property
+    def _resting(self) -> bool:
+        """Whether the last step was one of training that has come to rest."""
+        return self.memory.last_step is not None and self.memory.last_step.converged
 
     def _rest(self, step: Step) -> Rest:
         """What is remembered of steps that did not lower the loss, after this one."""
-        moving = bool(torch.as_tensor(self.lengths).any())
-        return self.memory.rest.after(step, torch.finfo(self.evaluator.params[0].dtype).eps, moving)
+        memory = self.memory
+        if not torch.as_tensor(self.lengths).any():
+            return memory.rest
+        others = (s.last for name, s in memory.systems.items() if name != step.system.name)
+        epsilon = torch.finfo(self.evaluator.params[0].dtype).eps
+        return memory.rest.after(step, epsilon, (last for last in others if last))
 
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""
@@ -246,6 +257,7 @@ class Iteration:
         self,
         step: Step,
         known: SystemMemory,
+        rest: Rest,
         at: Linearization,
         systems: Systems,
         verified: Verified,
@@ -269,7 +281,7 @@ class Iteration:
             finite_difference=self.memory.finite_difference,
             verified=verified,
             batches=looked_at(self.memory.batches, at, self.memory.steps == 0),
-            rest=self._rest(step),
+            rest=rest,
         )
 
     def _returned(self, begin: Start) -> Any:

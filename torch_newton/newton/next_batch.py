@@ -23,7 +23,7 @@ def met(
 ) -> Memory:
     """The memory with what this step's batch says of the last step, before the step is chosen."""
     params = evaluator.params
-    batches = memory.batches.seen(begin.loss, place_of(params)).begun
+    batches = memory.batches.seen(begin.surrogate.start, place_of(params)).begun
     last = last_step(state, params) if batches.vary and batches.contest.due else None
     if last is None:
         return replace(memory, batches=batches)
@@ -80,8 +80,8 @@ def left(
         move: by how much; None where it was refused.
         cost: of the step, in gradients.
     """
-    batches = memory.batches
-    loss = begin.loss if move is None else begin.surrogate.own(step.loss_after, move)
+    batches, surrogate = memory.batches, begin.surrogate
+    loss = surrogate.start if move is None else surrogate.own(step.loss_after, move)
     contest = batches.contest
     if batches.vary:
         contest = contest.after(cost)

@@ -82,7 +82,7 @@ class StochasticIteration:
         """Take the step; the arguments are those of `Iteration.run`."""
         begin = start(self.evaluator, plain_gradient, backward_calls)
         if self.memory.steps == 0:
-            self.evaluator.check_repeatable(begin.loss)
+            self.evaluator.check_repeatable(begin.surrogate.start)
         begin.check_finite()
         if not self.chosen:
             return self._from(begin, backward_calls, observe)
@@ -110,10 +110,8 @@ class StochasticIteration:
         step, move = search.run(self._opening(begin, search.context), self._last_step())
         forward = FORWARD * (self.evaluator.calls - calls)
         step = replace(step, gradients=1 + passes * BACKWARD_ONLY + forward)
-        observe(
-            Observation(begin.graph, self.evaluator.params, begin.gradient, None, None, None, step)
-        )
-        self.evaluator.finish(move, begin.gradient, begin.filled)
+        observe(Observation(begin.graph, self.evaluator.params, begin.left, None, None, None, step))
+        self.evaluator.finish(move, begin.left, begin.filled)
         backward_calls.leave(self.evaluator.params)
         K.keep(self.state)
         keep_step(self.state, self.evaluator.params, move)
@@ -164,7 +162,9 @@ class StochasticIteration:
         weight = begin.surrogate.weight
         along = None if change is None else CurvatureAlong(self.evaluator, change, weight)
         g, known = begin.gradient, self._known
-        s = known.scale or _scale(weight * K.matvec(g), g)
+        decay = begin.surrogate.decay
+        Kg = weight * K.matvec(g)
+        s = known.scale or _scale(Kg if decay is None else Kg + decay.diagonal * g, g)
         context = DampingContext(
             s,
             self.options.width or width(params),

@@ -29,7 +29,7 @@ from ..linalg.precision import solving_dtype
 from . import cost
 from .damped_inverse import DampedInverse
 from .linearized_loss import LinearizedLoss, TargetAt, linearize
-from .scaling import Scaling
+from .scaling import Variables
 
 __all__ = [
     "DampedInverse",
@@ -134,7 +134,7 @@ class FunctionSpace:
         (total,) = self.jacobian.over_all_rows([normal_matrix(self.jacobian.at_hand)])
         return total
 
-    def scaled(self, scaling: Scaling) -> FunctionSpace:
+    def scaled(self, scaling: Variables) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
         e = scaling.vector
         return FunctionSpace(
