@@ -130,18 +130,18 @@ class CurvatureMonitor(Callback):
     **Cost.** Measurements take at most `max_overhead` of the time spent training, and no pause is
     longer than `max_pause` training steps. Nothing is begun that is not reckoned to end in time:
     the loss alone is timed first, then its gradient with a graph, then a product, and of each the
-    longest of the last five times is expected again, and half as much. A product that takes longer
-    than that, as when other work begins on the machine, exceeds the limits by what it takes longer.
-    Python collects no garbage in a pause, which takes longer than many a training step.
+    longest of the last five times is expected again, and half as much; or as much more as a piece
+    of the last fifty took longer than expected. A product that takes longer than that, as when
+    other work begins on the machine, exceeds the limits by what it takes longer. Python collects no
+    garbage in a pause, which takes longer than many a training step.
 
     **When the first numbers come.** The first measurement waits until 15 training steps' time is
     allowed, at step 167 by default, and begins with the Hessian. Its numbers take at least the loss
     and its gradient with a graph (one to four training steps) and three products (two to five
-    each): within some 300 steps of five of the benchmark's six smaller networks, with the wide
-    bounds that two Lanczos steps leave. (The sixth, dense and of a million parameters, had none
-    in 400.) Then follow the other quantities, by the least that each takes; only when each has a
-    number the next measurement begins, with more products. No order of work can be faster than
-    what all this takes over `max_overhead`.
+    each): within some 300 steps of the benchmark's six smaller networks, with the wide bounds that
+    two Lanczos steps leave. Then follow the other quantities, by the least that each takes; only
+    when each has a number the next measurement begins, with more products. No order of work can be
+    faster than what all this takes over `max_overhead`.
 
     **Spread.** What does not fit in one pause goes on at later steps, with the parameters, buffers,
     batch and random numbers of the step at which it began. Each number is logged when it is

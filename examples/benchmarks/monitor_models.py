@@ -148,7 +148,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "resnet-18": lambda: resnet((64, 128, 256, 512), 2, 32),
     "gpt-10m": lambda: transformer(256, 384, 6, 64, 8),
 }
-"""Networks by name; the last two take seconds a step, and are left out unless asked for."""
+"""Networks by name; the last two have 11 million parameters."""
 
 LARGE = ("resnet-18", "gpt-10m")
 
