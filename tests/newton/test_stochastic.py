@@ -287,7 +287,7 @@ def test_it_works_with_any_rule(damping: Any) -> None:
 
 
 def test_a_damping_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be > 0"):
+    with pytest.raises(ValueError, match="must be finite and > 0"):
         Loop(network(), damping=0.0).step()
 
 
