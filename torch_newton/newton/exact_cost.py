@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization
 from ..linalg.factor import Factor
@@ -22,7 +24,8 @@ which reckons with two: in processor time such a product took 1.5 gradients on a
 0.8 million parameters, and 2.8 on a ResNet with batch norm."""
 
 DOUBLE = 2.0
-"""Operations in single precision in the time of one in double, in which systems are solved."""
+"""Operations in single precision, the unit, in the time of one in double, in which systems are
+solved, and a loss of double precision is evaluated."""
 
 OVERHEAD = 3e6
 """Operations in the time that an evaluation takes however small its matrices are: 0.07 ms at 4e10
@@ -54,7 +57,10 @@ def cost_in_gradients(step: Step, curvature: Curvature, at: Linearization) -> fl
     if read is None or at.residuals is None:
         return passes / GRADIENT
     samples = sum(term.like.shape[0] if term.like.ndim else 1 for term in at.residuals.of_outputs)
-    evaluation = samples * _entries(read.jacobian.factors) + OVERHEAD
+    forward = samples * _entries(read.jacobian.factors)
+    if at.start.gradient.dtype is torch.float64:
+        forward *= DOUBLE
+    evaluation = forward + OVERHEAD
     exact = passes * evaluation + OVERHEAD_EXACT + _operations(read.jacobian, step)
     return STEP_COST * exact / (STEP_COST * GRADIENT * evaluation + OVERHEAD_ALONG_FACTORS)
 
