@@ -13,13 +13,11 @@ from torch_newton.autodiff.finite_difference import gradient_alone
 from torch_newton.preconditioners.scaling import Scaling
 
 from .allowance import Allowance
-from .bounded import first_vector
 from .config import Arguments
 from .displacement import Displacement
 from .jacobian import Warn, jacobian_in
 from .kernel_products import products_of_loss
 from .point import Point
-from .second_order import remembering
 from .settings import Settings
 
 Optimizers = Sequence[torch.optim.Optimizer]
@@ -83,11 +81,7 @@ def point_of_step(
     """
 
     def read_hessian() -> tuple[LinearOperator, float]:
-        H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
-        if allowance.unlimited:
-            return H, 0.0
-        v = first_vector(H)
-        return remembering(H, [(v, H @ v)]), 0.0
+        return hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature, 0.0
 
     if not allowance.unlimited:  # the unit in which the cost of the rest is reckoned
         began = allowance.now()
