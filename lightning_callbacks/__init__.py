@@ -6,6 +6,8 @@ Public are the names below and the modules `lightning_callbacks.figures` and
 of your own is written with. All other modules may change.
 """
 
+# Before all else: it says what to install where that is missing.
+from . import compat as _compat  # noqa: F401
 from .history import History
 from .metrics import Definiteness, HessianSpectrum, TangentKernelSpectrum
 from .monitor import CurvatureMonitor

@@ -17,9 +17,10 @@ from .outcomes import OutOfTimeError
 from .processes import Processes
 
 SAFETY = 1.5
-"""How much longer than the longest of late a piece may take, and still end in its pause. On a
-shared machine with two busy cores, times of the same product differed by up to a third; the rest is
-for what is done between the pieces."""
+"""How much longer than the longest of late a piece may take, and still end in its pause, at least.
+On a shared machine with two busy cores, times of the same product differed by up to a third; the
+rest is for what is done between the pieces. Where a
+piece of the run has been later than that, as late is reckoned with (`Allowance.with_reserve`)."""
 
 BLOCK = 16
 """Columns of a matrix of which the time is taken, to learn what many products cost together."""
@@ -59,10 +60,10 @@ class Allowance:
         device: torch.device | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self.costs = Costs() if costs is None else costs
-        self.reduced = False
+        self.costs: Costs = Costs() if costs is None else costs
+        self.reduced: bool = False
         self.lacking: dict[str, float] = {}
-        self.step = 0.0
+        self.step: float = 0.0
         self.tick: Callable[[int], object] = lambda count: None
         self._seconds = seconds
         self._share = seconds
@@ -185,7 +186,15 @@ class Allowance:
 
     def fits(self, seconds: float) -> bool:
         """Whether what is reckoned to take so long ends in this pause, even if it takes longer."""
-        return SAFETY * seconds <= self._left_of_pause()
+        return self.with_reserve(seconds) <= self._left_of_pause()
+
+    def with_reserve(self, seconds: float) -> float:
+        """What must be left for something that is reckoned to take so long.
+
+        It may take `SAFETY` times as long, or be as late as the latest piece was of late
+        (`Costs.late`), whichever is more.
+        """
+        return max(SAFETY * seconds, seconds + self.costs.late)
 
     def affords(self, seconds: float) -> bool:
         """Whether so many seconds are left of this share, and fit in this pause."""

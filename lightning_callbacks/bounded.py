@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,9 +35,9 @@ BASIS_BYTES = 2**30
 spare beside a training. It holds 24 vectors of a network of 11 million in single precision."""
 
 
-First = Callable[[], Tensor] | None
-"""Hands over the product of a matrix with `first_vector`, and keeps it no longer; None where that
-is not known."""
+First = Callable[[], list[Tensor]] | None
+"""Hands over `first_vector` and the product of a matrix with it, and keeps them no longer; None
+where these are not known."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def spectrum_work(
         H: symmetric, P x P. Its products are timed as "product".
         look: how closely.
         allowance: the time that there is.
-        first: hands over H times `first_vector`, where that is known.
+        first: hands over `first_vector` and H times it, where these are known.
 
     Returns:
         The spectrum, or None where H is not finite.
@@ -160,22 +159,24 @@ def kernel_work(
     allowance: Allowance,
     products: int,
     guess: float = 0.0,
+    name: str = "kernel",
 ) -> Work[KernelSpectrum]:
     """The extreme eigenvalues of a kernel K, R x R, by as many products as there is time for.
 
     Args:
-        K: symmetric and positive semidefinite; its products are timed as "kernel".
+        K: symmetric and positive semidefinite.
         start: of the Lanczos process, in the range of K where not all of it is to be seen.
         epsilon: unit of rounding of the arithmetic behind its products.
         allowance: the time that there is.
         products: Lanczos steps at most.
         guess: seconds that a product is reckoned to take before one is timed.
+        name: under which its products are timed.
 
     Raises:
         OutOfTimeError: there is no time for `LEAST` products.
     """
     allowance.reduced = True
-    work = lanczos_work(K, "kernel", allowance, products, start, guess)
+    work = lanczos_work(K, name, allowance, products, start, guess)
     del start  # a vector, which would be held until this ends
     process = yield from work
     if process is None:
@@ -214,7 +215,7 @@ def lanczos_work(
         guess: seconds that a product is reckoned to take before one is timed.
         decide: whether to go on, as `extreme_eigenvalues` does, until it is decided whether an
             eigenvalue lies below a smallest one that has converged above zero.
-        first: hands over A times `first_vector`, where that is known and `start` is None.
+        first: hands over the first vector, of unit length, and A times it, where known.
 
     Returns:
         The process; None where A is not finite.
@@ -222,13 +223,19 @@ def lanczos_work(
     Raises:
         OutOfTimeError: there is no time for `LEAST` steps.
     """
-    process = Process(A, _capacity(A, name, allowance, products, guess), start, 0)
+    known = [] if first is None else first()
+    process = Process(
+        A, _capacity(A, name, allowance, products, guess), known[0] if known else start, 0
+    )
     del start  # a vector, which would be held until this ends
+    if known:
+        process.next = known[0]  # as its product belongs to it, which to rounding another's is not
     unit = Unit(name, guess)
     # Each process goes on until all may end: a layer may communicate in a product.
     while not (yield _vote(process, decide)):
-        if process.steps == 0 and first is not None:
-            process.take(first())
+        if known:
+            del known[0]  # which the process has
+            process.take(known.pop())
             continue
         enough = process.steps >= LEAST
         if enough and not allowance.plans(allowance.estimate(name, guess)):
@@ -278,11 +285,6 @@ def _room(A: LinearOperator) -> int:
     """Vectors that `BASIS_BYTES` hold."""
     size = torch.empty(0, dtype=A.dtype).element_size() * A.shape[0]
     return BASIS_BYTES // max(size, 1)
-
-
-def handed_over(known: dict[str, Any], name: str) -> First:
-    """A product that is known by a name, and not any longer when it is taken."""
-    return (lambda: cast("Tensor", known.pop(name))) if name in known else None
 
 
 def _rounded(extremes: Extremes, epsilon: float, asymmetry: float = 0.0) -> tuple[Extremes, float]:

@@ -27,9 +27,10 @@ class Budget:
     def __init__(self, share: float | None, pause: float | None = None) -> None:
         self.share = share
         self.pause = pause
-        self.spent = 0.0
-        self.longest = 0.0
+        self.spent: float = 0.0
+        self.longest: float = 0.0
         self._last: float | None = None
+        self._within = False
         self._began = time.perf_counter()
         self._steps: deque[float] = deque(maxlen=STEPS_KEPT)
         self._step_began: float | None = None
@@ -79,20 +80,25 @@ class Budget:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """The time within is that of a measurement."""
-        before = self.spent
+        start = time.perf_counter()
         try:
             with self.spending():
                 yield
         finally:
-            self._last = self.spent - before
+            self._last = time.perf_counter() - start
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """The time within counts as spent."""
+        """The time within counts as spent: once, where one such block is within another."""
+        if self._within:
+            yield
+            return
+        self._within = True
         start = time.perf_counter()
         try:
             yield
         finally:
+            self._within = False
             seconds = time.perf_counter() - start
             self.longest = max(self.longest, seconds)
             self.spent += seconds

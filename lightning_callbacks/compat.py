@@ -9,33 +9,37 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 
 def _installed(*places: tuple[str, str]) -> tuple[type, ...]:
-    found = [
-        getattr(import_module(module), name)
-        for module, name in places
-        if find_spec(module.split(".")[0]) is not None
-    ]
-    if not found:
+    there = [place for place in places if find_spec(place[0].split(".")[0]) is not None]
+    # Lightning imports TorchMetrics, and would complain of it in words of its own.
+    if not there or find_spec("torchmetrics") is None:
         raise ModuleNotFoundError(
             "lightning_callbacks needs Lightning: pip install 'torch-newton[lightning]'"
         )
-    return tuple(found)
+    return tuple(getattr(import_module(module), name) for module, name in there)
 
 
-Callback: Any = type(
-    "Callback", _installed(("pytorch_lightning", "Callback"), ("lightning.pytorch", "Callback")), {}
-)
-"""A subclass of each installed `Callback`."""
+# A type checker cannot follow a class made by a call, and the two namespaces agree in all that it
+# looks at, so it is shown one of them.
+if TYPE_CHECKING:
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning import Callback
+else:
+    Callback = type(
+        "Callback",
+        _installed(("pytorch_lightning", "Callback"), ("lightning.pytorch", "Callback")),
+        {"__doc__": "A subclass of each installed `Callback`."},
+    )
+    MisconfigurationException = type(
+        "MisconfigurationException",
+        _installed(
+            ("lightning_fabric.utilities.exceptions", "MisconfigurationException"),
+            ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),
+        ),
+        {"__doc__": "A subclass of each installed `MisconfigurationException`."},
+    )
 
-MisconfigurationException: Any = type(
-    "MisconfigurationException",
-    _installed(
-        ("lightning_fabric.utilities.exceptions", "MisconfigurationException"),
-        ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),
-    ),
-    {},
-)
-"""A subclass of each installed `MisconfigurationException`."""
+__all__ = ["Callback", "MisconfigurationException"]

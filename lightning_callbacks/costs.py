@@ -9,6 +9,10 @@ KEPT = 5
 piece; a shared machine is now and then several times slower for a moment, which is then expected
 again for the next five pieces and no longer."""
 
+LATE_KEPT = 50
+"""Pieces of which the latest is reckoned with: those of some five pauses, after which a moment at
+which the machine was busy has passed."""
+
 RELAXED = 0.5
 """The part of an estimate that is left where it alone keeps a piece from being tried. Guesses are
 upper bounds, three times what was seen on most networks, so that two such steps undo them."""
@@ -26,6 +30,12 @@ class Costs:
         self._counts: dict[str, int] = {}
         self._relaxed: dict[str, float] = {}
         self._held: list[tuple[str, float]] | None = None
+        self._lateness: deque[float] = deque(maxlen=LATE_KEPT)
+
+    @property
+    def late(self) -> float:
+        """Seconds by which a piece of late took longer than the longest of its kind before."""
+        return max(self._lateness, default=0.0)
 
     def of(self, name: str) -> float | None:
         """The longest of the last `KEPT` times, None where there is none."""
@@ -56,6 +66,8 @@ class Costs:
     def learn(self, name: str, seconds: float) -> None:
         """Reckon with what a piece took from now on."""
         known = self._known.setdefault(name, deque(maxlen=KEPT))
+        if known:
+            self._lateness.append(max(0.0, seconds - max(known)))
         self._counts[name] = self._counts.get(name, 0) + 1
         if self._counts[name] == 2:
             known.clear()  # the first was a cold start

@@ -55,8 +55,8 @@ class Engine:
         failures: Failures,
         log: Callable[[Any, Measurement], None],
     ) -> None:
-        self.probe = Probe(given, warn)
-        self.schedule = Schedule(given)
+        self.probe: Probe = Probe(given, warn)
+        self.schedule: Schedule = Schedule(given)
         self._given, self._warn, self._failures, self._log = given, warn, failures, log
         self._lacking: set[str] = set()
         self._not_before: dict[str, int] = {}

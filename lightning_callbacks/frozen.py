@@ -29,7 +29,7 @@ class Frozen:
         known = {id(param) for param in params}
         tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
         others = [t for key, t in tensors.items() if key not in known]
-        self.within_module = known <= tensors.keys()
+        self.within_module: bool = known <= tensors.keys()
         self._params = list(params)
         self._others = [(t, t.detach().clone()) for t in others if t.layout is torch.strided]
         self._values: list[Tensor] = []

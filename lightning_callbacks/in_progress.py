@@ -35,8 +35,11 @@ class InProgress:
         index: int = -1,
         prefix: str = "",
     ) -> None:
-        self.quantities, self.allowance, self.found = quantities, allowance, found
-        self.index, self.prefix = index, prefix
+        self.quantities = quantities
+        self.allowance = allowance
+        self.found = found
+        self.index = index
+        self.prefix = prefix
         self.begun: Point | None = None
         self.ended = False
         self._handed: set[str] = set()

@@ -63,7 +63,7 @@ class Backwards:
         self._params = params
         self._sent: list[list[Tensor]] = [[] for _ in params]
         self._stepped: dict[int, list[Tensor]] = {}
-        self.parameters = list({id(p): p for own in params for p in own}.values())
+        self.parameters: list[Tensor] = list({id(p): p for own in params for p in own}.values())
         for param in self.parameters:  # what is accumulated there is of other batches
             param.grad = None
 

@@ -27,8 +27,8 @@ class MeanMatrix(Metric):
         rounding: the weighted sum of the errors that rounding may have left in each matrix.
     """
 
-    is_differentiable = False
-    full_state_update = False
+    is_differentiable: bool = False
+    full_state_update: bool = False
     matrix: Tensor
     weight: Tensor
     rounding: Tensor

@@ -35,7 +35,7 @@ MEASURED_AT = "measured_at"
 """The key, after the prefix, of the step to which numbers belong that are logged with it."""
 
 
-class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at run time only
+class CurvatureMonitor(Callback):
     r"""Log how the loss curves, and how fast it can be trained, with any optimizer.
 
     Every `every_n_steps` optimizer steps, as far as `max_overhead` and `max_pause` allow, the loss
@@ -160,8 +160,9 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     them, and four vectors of the size of the parameters. In a pause the peak is, besides the
     Lanczos vectors, at most four such vectors above that of a gradient and a product with the
     Hessian alone, its graph and a copy of the batch included: copies of the parameters and of
-    their gradients, which put the training back, H g, and one to work with. On the six smaller
-    networks of the benchmark it was 1 to 4 (``examples/benchmarks/monitor_memory.py``). More is
+    their gradients, which put the training back, H g, and one to work with; or eight before
+    the process begins. On the benchmark's seven networks that were measured it was 1 to 4 beside
+    the Lanczos vectors (``examples/benchmarks/monitor_memory.py``). More is
     taken by the Jacobian of a kernel, where it is read; by ``"alignment"``, two vectors in double
     precision for each term of the loss; up to 4,096 parameters by products that are taken four at
     a time; and without a limit of time by the 120 vectors of four processes at once.
@@ -291,7 +292,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         if max_pause == "auto":
             pause = None if max_overhead is None else MAX_PAUSE
         asked = [quantities] if isinstance(quantities, (str, Quantity)) else quantities
-        self.arguments = Arguments(
+        self.arguments: Arguments = Arguments(
             every_n_steps, log_key_prefix, logging_interval, tuple(asked), probe, damping, loss,
             outputs, max_overhead, max_rows, exact_up_to, max_products, figures,
             pause, effort, strict, tuple(progress_bar),
@@ -304,7 +305,7 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         self._warn = WarnOnce()
         self._failures = Failures(self.arguments.strict, self._warn)
         self._off = False
-        self.history = History()
+        self.history: History = History()
         self._hide: Callable[[], None] = lambda: None
         self._engine = Engine(self.arguments, self._warn, self._failures, self._log)
         self._handle: Any = None
@@ -427,7 +428,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
         """Measure where another `every_n_steps` optimizer steps are complete."""
         self._budget.step_ended()
         if self._handle is None and not self._off:
-            self._engine.at_step(trainer, pl_module)
+            with self._budget.spending():
+                self._engine.at_step(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Keep the parameters from before the step, where a quantity asks for them."""
@@ -437,7 +439,8 @@ class CurvatureMonitor(Callback):  # type: ignore[misc]  # its base is known at 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, where the interval is the epoch."""
         if not self._off:
-            self._engine.after_epoch(trainer, pl_module)
+            with self._budget.spending():
+                self._engine.after_epoch(trainer, pl_module)
 
     def _log(self, trainer: Any, found: Measurement) -> None:
         prefix, figures = self.arguments.log_key_prefix, self.arguments.figures

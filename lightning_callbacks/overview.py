@@ -28,7 +28,8 @@ class Series:
     """
 
     def __init__(self, history: History, prefix: str = "") -> None:
-        self.history, self.prefix = history, prefix
+        self.history = history
+        self.prefix = prefix
         self._known = set(history.columns)
 
     def of(self, key: str) -> tuple[list[float], list[float]]:

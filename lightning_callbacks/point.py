@@ -16,7 +16,7 @@ from torch_newton.graph.residuals import Residuals, read_residuals
 from torch_newton.kernels.rows import TooManyPassesError
 
 from .allowance import Allowance, OutOfTimeError
-from .bounded import Look, first_vector, handed_over, spectrum_work
+from .bounded import Look, spectrum_work
 from .displacement import Displacement
 from .jacobian import Rows, in_scaled_variables
 from .kernel_products import KernelProducts
@@ -25,6 +25,7 @@ from .products_bar import counted
 from .second_order import Derivatives, Warn
 from .settings import Settings
 from .spectrum import Spectrum, hessian_spectrum
+from .start import Start
 from .symmetry import asymmetry_within, no_derivative, not_symmetric
 from .work import run
 
@@ -66,6 +67,7 @@ class Point:
         evaluate: returns L at the parameters plus a vector of P entries; None where that cannot be.
         displacement: the last step of the optimizer; None before it, and where nobody asked.
         optimizers: those that train `params`.
+        start: of Lanczos processes with H.
     """
 
     loss: Tensor
@@ -88,10 +90,11 @@ class Point:
     evaluate: Callable[[Tensor], float] | None = None
     displacement: Displacement | None = None
     optimizers: Sequence[torch.optim.Optimizer] = ()
+    start: Start = field(default_factory=Start)
 
     def __post_init__(self) -> None:
-        self.value = float(self.loss.detach())
-        self.without_hessian = False
+        self.value: float = float(self.loss.detach())
+        self.without_hessian: bool = False
 
     @cached_property
     def gradient_product(self) -> Tensor:
@@ -121,10 +124,8 @@ class Point:
 
     @cached_property
     def first_product(self) -> Tensor:
-        """H times `first_vector`, known in later pauses, too, until the spectrum takes it."""
-        H = self.H  # of which this product may have been tried
-        tried = None if self.derivatives is None else self.derivatives.take_tried()
-        return H @ first_vector(H) if tried is None else tried
+        """H times `start`, known in later pauses, too, until the spectrum takes it."""
+        return self.start.product(self.H, self.derivatives)
 
     @cached_property
     def damping(self) -> float:
@@ -199,7 +200,7 @@ class Point:
                 vectors=settings.eigenvectors,
                 asymmetry=self.asymmetry.size,
             )
-        first = handed_over(vars(self), "first_product")
+        first = self.start.handed_over(self.H, vars(self), "first_product")
         return run(spectrum_work(self.H, self.look, self.allowance, first), self.allowance)
 
     @property

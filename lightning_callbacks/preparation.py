@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch_newton import KernelSpectrum
 
 from .allowance import OutOfTimeError
-from .bounded import handed_over, spectrum_work
+from .bounded import spectrum_work
 from .kernels_within import kernel_of_products, seconds_to_read
 from .point import Point
 from .quantities.base import Need
@@ -84,7 +84,11 @@ def _hessian(point: Point) -> Work[None]:
     yield from _product(point)
     if not _known(point, "asymmetry"):
         found = yield from asymmetry_work(
-            point.H, point.gradient, point.allowance, lambda: point.first_product
+            point.H,
+            point.gradient,
+            point.allowance,
+            point.start(point.H),
+            lambda: point.first_product,
         )
         vars(point)["asymmetry"] = found.asymmetry
         if found.along_gradient is not None:
@@ -110,7 +114,7 @@ def _damping(point: Point) -> Work[None]:
 
 def _spectrum(point: Point) -> Work[None]:
     if not _known(point, "spectrum"):
-        first = handed_over(vars(point), "first_product")
+        first = point.start.handed_over(point.H, vars(point), "first_product")
         work = spectrum_work(point.H, point.look, point.allowance, first)
         vars(point)["spectrum"] = yield from work
 

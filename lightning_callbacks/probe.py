@@ -31,6 +31,7 @@ from .outcomes import MovedError
 from .point import Point
 from .second_order import Derivatives, Evaluation, as_vector, differentiable_twice, moved_by
 from .settings import Settings
+from .start import Start
 from .trainer import trained
 
 SAME = 1e3
@@ -59,12 +60,13 @@ class Probe:
 
     def __init__(self, given: Arguments, warn: Warn) -> None:
         self.scales: dict[int, float] = {}
-        self.previous = Previous()
+        self.previous: Previous = Previous()
         self._given = given
         self._warn = warn
         self._batches: list[Any] | None = None
         self._frozen: Frozen | None = None
         self._derivatives: Derivatives | None = None
+        self._start = Start()
         self._evaluation = Evaluation()
         self._index = -1
 
@@ -106,11 +108,11 @@ class Probe:
     def end(self) -> None:
         """Give up the graph, and where the module stood: the measurement has ended."""
         self._derivatives, self._frozen = None, None
+        self._start.drop()
 
     def leave(self, point: Point) -> None:
         """Note where the parameters are, and give up the graph, until `return_to`."""
-        assert self._frozen is not None  # there is a point
-        assert self._derivatives is not None  # likewise
+        assert self._frozen is not None and self._derivatives is not None  # noqa: PT018 - a point
         # The graph goes first: a copy of the parameters has then room in its place.
         point.release()
         self._derivatives.release()
@@ -192,12 +194,11 @@ class Probe:
             with undisturbed(trainer, module, SEED):
                 self._loss(trainer, module, index)
 
-        trial, before = not allowance.unlimited, self._derivatives
-        found = Derivatives(loss, params, gradient_at, self._warn, trial=trial, before=before)
+        start, before = None if allowance.unlimited else self._start, self._derivatives
+        found = Derivatives(loss, params, gradient_at, self._warn, before=before, start=start)
         self._derivatives = found
         allowance.costs.put("gradient", allowance.now() - began)
         last = last_step(optimizers)
-
         point = Point(
             loss=loss,
             params=params,
@@ -218,6 +219,7 @@ class Probe:
             evaluate=evaluate,
             displacement=self.previous.displacement(optimizers, params),
             optimizers=optimizers,
+            start=self._start,
         )
         return point
 

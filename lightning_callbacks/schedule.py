@@ -65,10 +65,10 @@ class Schedule:
         """Start the clock anew."""
         given = self._given
         share, pause = given.max_overhead, given.max_pause
-        self.budget = Budget(
+        self.budget: Budget = Budget(
             _planned(share) if given.bounded else share, _planned(pause) if given.bounded else None
         )
-        self.costs = Costs()
+        self.costs: Costs = Costs()
         self.spreads = True
         self._wanted: float | None = None
 
@@ -95,7 +95,7 @@ class Schedule:
                 a pause that opens for little more than one unit.
         """
         opening = self.costs.estimate("opening")
-        wanted = SAFETY * (opening + unit + self.costs.estimate("closing"))
+        wanted = allowance.with_reserve(opening + unit + self.costs.estimate("closing"))
         if not awaited:
             wanted = max(wanted, allowance.rest(), OPENINGS * opening)
         return self.agreed(trainer, self._has(wanted))

@@ -28,6 +28,7 @@ from torch_newton.linalg.precision import at_least_single
 
 from .bounded import first_vector
 from .failures import EXHAUSTED
+from .start import Start
 
 Warn = Callable[..., None]
 GradientAt = Callable[[Tensor], Tensor]
@@ -86,13 +87,14 @@ class Derivatives:
         params: the P parameters.
         gradient_at: for differences of gradients.
         warn: called where differences of gradients are taken.
-        trial: whether the product that is tried when somebody asks for the Hessian is kept.
         before: those of the same loss at the same point, of which the graph is gone: what was
             learnt about the second derivative then holds now.
+        start: of Lanczos processes, whose product is tried when somebody asks for the Hessian, and
+            kept; None where it need not be kept.
 
     Attributes:
         gradient: as a vector, P entries.
-        tried: H times `first_vector`, kept where `trial` until somebody takes it.
+        tried: H times the start, until somebody takes it.
     """
 
     def __init__(
@@ -102,11 +104,11 @@ class Derivatives:
         gradient_at: GradientAt,
         warn: Warn,
         *,
-        trial: bool = True,
         before: Derivatives | None = None,
+        start: Start | None = None,
     ) -> None:
-        self.params = list(params)
-        self._gradient_at, self._warn, self._trial = gradient_at, warn, trial
+        self.params: list[Tensor] = list(params)
+        self._gradient_at, self._warn, self._start = gradient_at, warn, start
         self._loss: Tensor | None = loss
         self._reason: Exception | None = None
         self._tried: bool = before is not None and before._tried
@@ -126,7 +128,7 @@ class Derivatives:
         # Where they are made in the graph: the values are needed once, as a vector.
         self._edges: Sequence[GradientEdge | None] | None = edges_of(grads)
         gradient = as_vector(grads, self.params)
-        self.gradient = gradient.to(at_least_single(gradient.dtype))
+        self.gradient: Tensor = gradient.to(at_least_single(gradient.dtype))
 
     def hessian(self) -> tuple[LinearOperator, float]:
         """H as products, P x P, and the unit of rounding of these where it exceeds the dtype's.
@@ -173,9 +175,9 @@ class Derivatives:
         H = in_dtype(H, at_least_single(H.dtype))
         if self._tried:
             return H
-        product = H @ first_vector(H)
+        product = H @ (first_vector(H) if self._start is None else self._start(H))
         self._tried = True
-        self.tried = product if self._trial else None
+        self.tried = None if self._start is None else product
         return H
 
     def take_tried(self) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch_newton import RegNewton
 from .compat import Callback
 
 
-class StopWhenConverged(Callback):  # type: ignore[misc]
+class StopWhenConverged(Callback):
     """Ends ``trainer.fit`` after `patience` steps in succession whose `Step.converged` is true.
 
     Every `RegNewton` of the trainer must say so. A mini-batch step never does.

@@ -43,11 +43,15 @@ def asymmetry_within(
     """How far H is from symmetric, in one pause: see `asymmetry_work`."""
     if allowance.unlimited:
         return asymmetry(H)
-    return run(asymmetry_work(H, g, allowance, first), allowance).asymmetry
+    return run(asymmetry_work(H, g, allowance, None, first), allowance).asymmetry
 
 
 def asymmetry_work(
-    H: LinearOperator, g: Tensor, allowance: Allowance, first: Callable[[], Tensor] | None = None
+    H: LinearOperator,
+    g: Tensor,
+    allowance: Allowance,
+    start: Tensor | None = None,
+    first: Callable[[], Tensor] | None = None,
 ) -> Work[Tested]:
     r"""How far H is from symmetric, by :math:`|u^T H v - v^T H u|`.
 
@@ -64,6 +68,7 @@ def asymmetry_work(
         H: P x P.
         g: the gradient, P entries.
         allowance: the time that there is.
+        start: `first_vector` of H, where it has been drawn already.
         first: returns H times `first_vector`; where None, that product is taken.
 
     Raises:
@@ -71,12 +76,13 @@ def asymmetry_work(
     """
     yield Unit("product")
     root, length = math.sqrt(H.shape[0]), norm(g)
-    Hstart = H @ first_vector(H) if first is None else first()
+    start = first_vector(H) if start is None else start
+    Hstart = H @ start if first is None else first()
     # By a power of two, so that H g follows without rounding.
     along = 2.0 ** round(math.log2(root / length)) if 0 < length < math.inf else 0.0
-    v = along * g if along else _random(H)
+    v = along * g if along else _independent(H)
     Hv = H @ v
-    u, Hu = root * first_vector(H), root * Hstart
+    u, Hu = root * start, root * Hstart
     size, agree = difference(u, v, Hu, Hv), not differing(u, v, Hu, Hv)
     del u, v, Hu
     gradient_product = Hv.div_(along) if along else None
@@ -84,20 +90,19 @@ def asymmetry_work(
     if (yield Vote(agree, False)):  # in all processes, if it is in one
         return Tested(Asymmetry(size, True), gradient_product)
     yield Unit("product")
-    Hw = H @ _random(H)
+    Hw = H @ _independent(H)
     yield Unit("product")
-    of_sum = H @ (root * first_vector(H) + _random(H))
-    u, w, Hu = root * first_vector(H), _random(H), root * Hstart
+    of_sum = H @ (root * start + _independent(H))
+    u, w, Hu = root * start, _independent(H), root * Hstart
     size = difference(u, w, Hu, Hw)
     wrong = differing(u, w, Hu, Hw) and exceeds_rounding(u, w, Hu, Hw, of_sum)
     return Tested(Asymmetry(size, not wrong), gradient_product)
 
 
-def _random(H: LinearOperator) -> Tensor:
-    """P standard normal numbers, independent of `first_vector`, whose generator has the seed 0."""
+def _independent(H: LinearOperator) -> Tensor:
+    """P standard normal numbers that are independent of `first_vector`, whose seed is 0."""
     random = torch.Generator().manual_seed(1)
-    v = torch.randn(H.shape[0], generator=random, dtype=torch.float64)
-    return v.to(H.device, H.dtype)
+    return torch.randn(H.shape[0], generator=random, dtype=torch.float64).to(H.device, H.dtype)
 
 
 def not_symmetric(size: float) -> str:

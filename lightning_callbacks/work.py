@@ -70,8 +70,8 @@ class Course(Generic[T]):
     result: T
 
     def __init__(self, work: Work[T], allowance: Allowance, *, apart: bool = False) -> None:
-        self.done = False
-        self.progressed = False
+        self.done: bool = False
+        self.progressed: bool = False
         self._work, self._allowance = work, allowance
         self._apart = apart
         self._begun = False

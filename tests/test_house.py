@@ -166,3 +166,9 @@ def test_what_may_be_used_is_used() -> None:
     used = {(name, m.inner) for m in MODULES for name in _private_uses(m)}
     allowed = {(name, file) for name, files in PRIVATE.items() for file in files}
     assert allowed <= used, f"no longer used: take out of PRIVATE {sorted(allowed - used)}"
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_is_private_to_pytorch_has_a_test_that_says_when_it_goes(name: str) -> None:
+    texts = [path.read_text() for path in sorted((ROOT / "tests" / "contract").glob("*.py"))]
+    assert any(name in text for text in texts), f"no test in tests/contract tries {name}"

@@ -876,8 +876,8 @@ def test_options_that_couple_all_parameters_cannot_differ_between_groups(
 
 
 def test_option_of_another_optimizer_in_a_group_is_refused() -> None:
-    with pytest.raises(ValueError, match="weight_decay"):
-        RegNewton([{"params": [parameter()], "weight_decay": 0.1}])
+    with pytest.raises(ValueError, match="has no momentum"):
+        RegNewton([{"params": [parameter()], "momentum": 0.1}])
 
 
 def test_empty_first_group_as_pytorch_allows() -> None:

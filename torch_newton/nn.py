@@ -75,11 +75,11 @@ class ShallowNetwork(nn.Module):
             )
         if antisymmetric and width % 2:
             raise ValueError(f"antisymmetric units come in pairs: make the width {width} even")
-        self.beta = check_beta("ShallowNetwork", beta)
+        self.beta: float = check_beta("ShallowNetwork", beta)
         self.activation = activation
         self.antisymmetric = antisymmetric
-        self.hidden = nn.Linear(in_features, width, dtype=dtype, device=device)
-        self.output = nn.Linear(width, 1, bias=False, dtype=dtype, device=device)
+        self.hidden: nn.Linear = nn.Linear(in_features, width, dtype=dtype, device=device)
+        self.output: nn.Linear = nn.Linear(width, 1, bias=False, dtype=dtype, device=device)
         self.reset_parameters(generator)
 
     @property
@@ -159,7 +159,7 @@ class Antisymmetric(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.positive = module
-        self.negative = copy.deepcopy(module)
+        self.negative: nn.Module = copy.deepcopy(module)
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs."""

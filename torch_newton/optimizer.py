@@ -20,13 +20,13 @@ from .curvature.base import Curvature
 from .damping.base import AnyRule
 from .newton import memory as stored
 from .newton.advice import advice, unsolved
-from .newton.checks import check_group, check_lr, check_params, warn_of_foreign_lr
-from .newton.groups import step_lengths, trained
-from .newton.iteration import Outcome
+from .newton.checks import check_group, check_params, check_rates, warn_of_foreign_lr
+from .newton.groups import step_lengths, trained, weight_decays
 from .newton.kind import iteration_of
 from .newton.memory import Memory
 from .newton.observation import Observation, Observer
 from .newton.options import Options, rule_for
+from .newton.outcome import Outcome
 from .newton.report import report, show_steps
 from .newton.stochastic import NotFactoredError
 from .preconditioners.base import AnyPreconditioner
@@ -52,8 +52,8 @@ class RegNewton(torch.optim.Optimizer):
 
     By iterations a step takes at most eight vectors of P numbers more than a Hessian-vector
     product does. Where rows of the Jacobian are solved with it takes these and their system
-    besides (.docs/cost.md has numbers). Between steps it holds none but ``.grad``; where
-    each sees another batch also the last step and, along Kronecker factors, these.
+    besides (.docs/pages/reference/cost.md has numbers). Between steps it holds none but
+    ``.grad``; where each sees another batch also the last step and, along Kronecker factors, these.
 
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = RegNewton([x])
@@ -71,8 +71,8 @@ class RegNewton(torch.optim.Optimizer):
     how the damping scales with width; the adaptive rule is this package's own (`Adaptive`).
 
     Args:
-        params: parameters or groups of them; a group may have its own `lr`. All real, of one
-            dtype, on one device.
+        params: parameters or groups of them; a group may have its own `lr` and `weight_decay`.
+            All real, of one dtype, on one device.
         lr: length of the step in units of the solution d; 1 is Newton's method.
         damping: ``"auto"`` starts at :math:`\lambda_0 s n^{-1/4}` and adapts by a ratio test;
             ``"width"`` is the paper's fixed :math:`\gamma N^{1-2\beta}`; ``"kernel_min"`` and
@@ -110,11 +110,17 @@ class RegNewton(torch.optim.Optimizer):
             (`autodiff.verification`), which ``"exact"`` does not.
         correction: whether, in function space and under an adaptive damping, a refused step is
             tried once more with a second-order correction before lambda is raised.
-        maximize: whether to maximize the loss; `last_step` then speaks of -L.
-        max_memory: bytes of the matrices that a solve may form, beside the rows of the Jacobian
-            as they were read; 4 GiB where None. Where an exact factor needs more, or costs more
-            than it is worth (`preconditioners.cost`), the step is solved iteratively.
+        maximize: whether to maximize the loss; `last_step` then speaks of -L. A weight decay
+            is minimised nevertheless.
+        max_memory: bytes of the matrices that a solve may form; 4 GiB where None. Where an exact
+            factor needs more, or costs more than it is worth (`preconditioners.cost`), the step is
+            solved iteratively. As many bytes again may the rows of the Jacobian take
+            (`preconditioners.held_rows`); beyond, it is solved without them.
         verbose: whether each step logs a line, by ``logging.getLogger("torch_newton")``.
+        weight_decay: w, of which steps minimise :math:`L(\theta) + \tfrac{w}{2} |\theta|^2`:
+            gradient :math:`\nabla L + w \theta`, curvature :math:`H + w I`, not decoupled from
+            it as in AdamW (`closure.weight_decay`). `last_step` speaks of that sum; the loss that
+            `step` returns, and ``.grad``, are the closure's own.
 
     Raises:
         ValueError: an option is out of its range, or given for one group only; parameters of
@@ -138,9 +144,10 @@ class RegNewton(torch.optim.Optimizer):
         maximize: bool = False,
         max_memory: int | None = None,
         verbose: bool = False,
+        weight_decay: float = 0.0,
     ) -> None:
-        check_lr(lr)
-        self.options = Options(
+        check_rates(lr, weight_decay)
+        self.options: Options = Options(
             rule_for(damping, curvature),
             curvature,
             preconditioner,
@@ -161,10 +168,10 @@ class RegNewton(torch.optim.Optimizer):
         self._once = Once()
         self._backward_calls = BackwardCalls()
         self._observers: OrderedDict[int, Observer] = OrderedDict()
-        super().__init__(params, {"lr": lr})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with an `lr` of their own if wished.
+        """Add parameters, with an `lr` and a `weight_decay` of their own if wished.
 
         Raises:
             ValueError: another option is given for the group; the parameters are of another
@@ -172,7 +179,7 @@ class RegNewton(torch.optim.Optimizer):
             TypeError: a parameter is not real, dense and floating-point.
         """
         check_group(param_group)
-        check_lr(param_group.get("lr", 1.0))
+        check_rates(param_group.get("lr", 1.0), param_group.get("weight_decay", 0.0))
         super().add_param_group(param_group)
         try:
             check_params([p for group in self.param_groups for p in group["params"]])
@@ -244,10 +251,10 @@ class RegNewton(torch.optim.Optimizer):
         try:
             return self._guarded(closure, params, differences)
         except NotFactoredError:
-            batches = self._memory.batches
-            if self.options.averaged or not batches.along_factors:
+            if self.options.averaged:
                 raise
-            self._memory = replace(self._memory, batches=replace(batches, factored=False))
+            batches = replace(self._memory.batches, factored=False)
+            self._memory = replace(self._memory, batches=batches)
             return self._guarded(closure, params, differences)
 
     def _guarded(
@@ -264,6 +271,7 @@ class RegNewton(torch.optim.Optimizer):
             closure,
             params,
             maximize=self.options.maximize,
+            weight_decay=weight_decays(self.param_groups, params),
             double_backward=twice,
             backward_calls=self._backward_calls,
             once=self._once,
@@ -330,6 +338,8 @@ class RegNewton(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in self.param_groups:  # in a checkpoint of an earlier version
+            group.setdefault("weight_decay", 0.0)
         if "_backward_calls" not in self.__dict__:  # a copy, whose parameters nobody watches
             self._backward_calls = BackwardCalls()
             for group in self.param_groups:

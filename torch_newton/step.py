@@ -83,7 +83,8 @@ class Step:
 
     Attributes:
         iteration: 1 for the first step.
-        loss: L before the step.
+        loss: L before the step; with the weight decay, where the optimizer has one, in this and
+            in all that follows.
         loss_after: L after the step, on the same batch with the same random state: `loss` where
             the step was refused, NaN where a mini-batch step was taken untried.
         gradient_norm: |g|, Euclidean.
@@ -116,7 +117,7 @@ class Step:
         gradients: what the passes of a mini-batch step cost, in gradients; zero for any other,
             which is not counted so.
         unread: the parts of the loss that were not recognised and the parameters that the
-            Jacobian leaves out, and what was in the way.
+            Jacobian leaves out, and what was in the way; and what does not fit in memory.
         expected_reduction: by how much L is expected to fall still, if it were its quadratic
             model without damping; infinite where the step gives no estimate.
         convergence: by what sign training has come to rest; None where it has not, and for

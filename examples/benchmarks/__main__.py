@@ -1,4 +1,4 @@
-"""The suite's one command: ``python -m examples.benchmarks --size short|standard|full``."""
+"""The suite's one command: ``python -m examples.benchmarks --size short|standard|long|full``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations and bytes of a step, counted, beside those that .docs/cost.md states.
+"""Operations and bytes of a step, counted, beside those that .docs/pages/reference/cost.md states.
 
 python -m examples.benchmarks.cost
 
@@ -142,7 +142,7 @@ SWEEPS: dict[str, list[Problem]] = {
 
 
 def model_of(problem: Problem, step: Step) -> tuple[float, float]:
-    """Operations and numbers moved, as .docs/cost.md states them."""
+    """Operations and numbers moved, as .docs/pages/reference/cost.md states them."""
     M, C, R, P = problem.samples, problem.outputs, problem.rows, problem.size
     sides = sum(a + b for a, b in problem.weights)
     activations = M * sides

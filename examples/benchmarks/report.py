@@ -10,7 +10,7 @@ from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import curves, profile, scoreboard
+from . import at_times, curves, profile, scoreboard
 from .contenders import CONTENDERS
 from .problem import Problem
 from .runner import Plan, best_value, results, time_to
@@ -258,6 +258,10 @@ def write(plan: Plan, store: Store, folder: Path, absent: dict[str, str]) -> lis
     ]
     summary = summary_table([p for p in plan.problems if p.family != "nist"], table, names)
     text += summary
+    ordinary = [p for p in plan.problems if p.family != "nist"]
+    later = at_times.lines(ordinary, table, names)
+    if later:
+        text += ["## Best value after a time (an upper bound where a run had ended)", "", *later]
     for family, title in TITLES.items():
         if family in families:
             text += [f"## {title}", ""]
@@ -276,15 +280,14 @@ def write(plan: Plan, store: Store, folder: Path, absent: dict[str, str]) -> lis
         c = CONTENDERS[name]
         text.append(f"| {name} | {c.requirement} | {c.settings} | {c.source} |")
     text += [f"| {name} | {reason} | | |" for name, reason in absent.items()]
-    text += ["", "![loss against time](curves.png)", ""]
+    text += ["", "![loss or error against time](curves.png)", ""]
     (folder / "report.md").write_text("\n".join(text))
 
     panels = profile_panels(plan, table, names)
     if panels:
         profile.draw(panels, folder / "profile.png", names)
-    selected = [p for p in plan.problems if p.family != "nist"][:9]
-    if selected:
-        curves.draw(selected, table, names, folder / "curves.png")
+    if ordinary:
+        curves.draw(ordinary, table, names, folder / "curves.png")
     (folder / "results.json").write_text(
         json.dumps(
             {

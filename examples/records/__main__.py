@@ -72,9 +72,12 @@ def main() -> None:
     shown = store.contenders()
     if len(shown) > 1:
         print("\n" + report.peers(problems, store, shown, options.seeds))
+        print("\n" + report.won(problems, store, options.seeds))
+    from .overview import save as save_overview
     from .pictures import save
 
     print(f"pictures: {save(options.output, problems, store, shown, options.seeds)}")
+    print(f"relative to the published: {save_overview(options.output, problems, store)}")
 
 
 if __name__ == "__main__":

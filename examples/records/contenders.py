@@ -76,9 +76,26 @@ def soap(params: list[Tensor], seconds: float) -> Take:
     return step
 
 
+MOST = 20_000
+"""Parameters up to which a matrix of P x P numbers is tried: 3.2 GB, and four of them at a time."""
+
+
+def ssbroyden(params: list[Tensor], seconds: float) -> Take:
+    """Self-scaled Broyden of Scimba (Urban, Stefanou and Pons 2025), which keeps a P x P matrix.
+
+    Its own choices but for the tolerance of 1e-10 on the gradient, at which it would stand still.
+    """
+    from scimba_torch.optimizers.ssbroyden import SSBroyden
+
+    if (size := sum(param.numel() for param in params)) > MOST:
+        raise ValueError(f"P = {size:,}: no room for matrices of P x P numbers")
+    return SSBroyden(params, method="ssbroyden", tolerance_grad=1e-300).step
+
+
 CONTENDERS: dict[str, Callable[[list[Tensor], float], Take]] = {
     "RegNewton": reg_newton,
     "L-BFGS": lbfgs,
     "Adam + L-BFGS": adam_lbfgs,
     "SOAP": soap,
+    "SSBroyden (Scimba)": ssbroyden,
 }

@@ -17,7 +17,7 @@ class At:
     """
 
     def __init__(self, field: Field, x: Tensor) -> None:
-        self.x = x.detach().clone().requires_grad_()
+        self.x = x if x.requires_grad else x.detach().clone().requires_grad_()
         self.u = field(self.x)
         self._gradients: dict[tuple[int, ...], Tensor] = {}
 
@@ -35,6 +35,17 @@ class At:
     def laplacian(self, *axes: int) -> Tensor:
         """The sum of the second derivatives along these axes; along all where none is given."""
         return torch.stack([self.d(i, i) for i in axes or range(self.x.shape[1])]).sum(0)
+
+
+def components(field: Field, x: Tensor) -> list[At]:
+    """The C components of a field, M x C, with their derivatives, from one evaluation.
+
+    >>> u, v = components(lambda x: torch.cat([x**2, x**3], 1), torch.tensor([[2.0]]))
+    >>> u.d(0).item(), v.d(0).item()
+    (4.0, 12.0)
+    """
+    x = x.detach().clone().requires_grad_()
+    return [At(lambda _, part=part: part, x) for part in field(x).split(1, dim=1)]
 
 
 def forward_laplacian(net: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:

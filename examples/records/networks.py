@@ -1,56 +1,11 @@
-"""The networks of the sources: plain ones, periodic ones, and those that satisfy conditions."""
+"""Networks that are periodic, or satisfy conditions, by construction."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-
-def mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with tanh between them, as PyTorch initializes them."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
-    return nn.Sequential(*layers[:-1])
-
-
-def glorot(widths: Sequence[int]) -> nn.Sequential:
-    """The same from Glorot's normal distribution and zero biases, as JAX and DeepXDE start."""
-    net = mlp(widths)
-    for layer in net:
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    return net
-
-
-class Sine(nn.Module):
-    """x -> sin(frequency x)."""
-
-    def __init__(self, frequency: float) -> None:
-        super().__init__()
-        self.frequency = frequency
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(self.frequency * x)
-
-
-def siren(widths: Sequence[int], frequency: float = 1.0) -> nn.Sequential:
-    """Sine layers, sin(frequency (W x + b)), initialized as Sitzmann et al. 2020, section 3.2.
-
-    First layer uniform in +-1/n, later ones in +-sqrt(6/n) / frequency, n inputs.
-    """
-    layers: list[nn.Module] = []
-    for k, (inputs, outputs) in enumerate(pairwise(widths)):
-        linear = nn.Linear(inputs, outputs)
-        bound = 1 / inputs if k == 0 else math.sqrt(6 / inputs) / frequency
-        nn.init.uniform_(linear.weight, -bound, bound)
-        layers += [linear, Sine(frequency)]
-    return nn.Sequential(*layers[:-1])
 
 
 class Periodic(nn.Module):

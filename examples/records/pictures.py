@@ -22,6 +22,8 @@ LOOKS = {
     "SOAP": {"color": "tab:orange"},
     "natural gradient (JAX)": {"color": "tab:red"},
     "SSBroyden (JAX)": {"color": "tab:green"},
+    "SSBroyden (Scimba)": {"color": "tab:olive"},
+    "Levenberg-Marquardt (nlls-gram)": {"color": "tab:purple"},
 }
 STYLE = {
     "axes.spines.right": False,

@@ -19,10 +19,10 @@ def runs_of(store: Store, problem: Problem, contender: str, seeds: Iterable[int]
 
 
 def median_error(runs: Sequence[Run], seconds: float) -> float | None:
-    """The median over seeds of the lowest error until then; None where a run ended before."""
+    """The median of the lowest error until then, over the seeds that ran so long; None if none."""
     errors = [run.error_at(seconds) for run in runs]
     known = [error for error in errors if error is not None]
-    return statistics.median(known) if known and len(known) == len(errors) else None
+    return statistics.median(known) if known else None
 
 
 def median_time(runs: Sequence[Run], error: float) -> tuple[float, float] | None:
@@ -80,6 +80,40 @@ def table(problems: Iterable[Problem], store: Store, seeds: Sequence[int]) -> st
     return "\n".join([*lines, "", *notes])
 
 
+def factors(
+    problems: Iterable[Problem], store: Store, contenders: Sequence[str], seeds: Sequence[int]
+) -> list[float]:
+    """For each problem the lowest error of a peer over ours, where both ran equally long."""
+    found = []
+    for problem in problems:
+        errors = at_equal_time(problem, store, contenders, seeds)[1]
+        ours, others = errors.pop(OURS, None), [e for e in errors.values() if e is not None]
+        if ours is not None and others:
+            found.append(min(others) / ours)
+    return found
+
+
+def won(problems: Iterable[Problem], store: Store, seeds: Sequence[int]) -> str:
+    """How often RegNewton is below the best peer, and by which factor."""
+    found = factors(problems, store, store.contenders(), seeds)
+    below = [sum(factor >= least for factor in found) for least in (1, 10, 100)]
+    return (
+        f"At equal time below the best peer: {below[0]} of {len(found)}; by a factor of 10: "
+        f"{below[1]}; of 100: {below[2]}; above by more than 2: "
+        f"{sum(factor < 0.5 for factor in found)}."
+    )
+
+
+def at_equal_time(
+    problem: Problem, store: Store, contenders: Sequence[str], seeds: Sequence[int]
+) -> tuple[float, dict[str, float | None]]:
+    """The longest time that all runs of a problem have had, and each contender's error then."""
+    runs = {name: runs_of(store, problem, name, seeds) for name in contenders}
+    budgets = [run.budget for found in runs.values() for run in found]
+    seconds = min(budgets, default=0.0)
+    return seconds, {name: median_error(found, seconds) for name, found in runs.items()}
+
+
 def peers(
     problems: Iterable[Problem], store: Store, contenders: Sequence[str], seeds: Sequence[int]
 ) -> str:
@@ -87,17 +121,16 @@ def peers(
     lines = [f"| problem | seconds | {' | '.join(contenders)} |"]
     lines.append(f"|{' --- |' * (len(contenders) + 2)}")
     for problem in problems:
-        runs = {name: runs_of(store, problem, name, seeds) for name in contenders}
-        budgets = [run.budget for found in runs.values() for run in found]
-        if budgets:
-            cells = [number(median_error(runs[name], min(budgets))) for name in contenders]
-            lines.append(f"| {problem.name} | {min(budgets):g} | {' | '.join(cells)} |")
+        seconds, errors = at_equal_time(problem, store, contenders, seeds)
+        if seconds > 0:
+            cells = [number(errors[name]) for name in contenders]
+            lines.append(f"| {problem.name} | {seconds:g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def tally(problems: Iterable[Problem], store: Store, seeds: Sequence[int]) -> str:
     """How many published errors are reached at equal settings, and how."""
-    counted = reached = tenfold = sooner = timed = goals = met = 0
+    counted = reached = tenfold = hundredfold = sooner = timed = goals = met = halved = 0
     for problem in problems:
         runs = runs_of(store, problem, OURS, seeds)
         if not runs or not problem.published or problem.differs:
@@ -107,14 +140,17 @@ def tally(problems: Iterable[Problem], store: Store, seeds: Sequence[int]) -> st
         hit = median_time(runs, best.error)
         reached += hit is not None
         tenfold += median_time(runs, best.error / 10) is not None
+        hundredfold += median_time(runs, best.error / 100) is not None
         timed += best.seconds is not None
         sooner += hit is not None and best.seconds is not None and hit[0] < best.seconds
         for goal in problem.milestones:
             goals += 1
             steps = median_time(runs, goal.error)
             met += steps is not None and steps[1] < goal.steps
+            halved += steps is not None and 2 * steps[1] <= goal.steps
     return (
         f"Published errors reached: {reached} of {counted}; by a factor of 10: {tenfold}; "
+        f"of 100: {hundredfold}; "
         f"in less time than the source took, where it says so: {sooner} of {timed}; "
-        f"milestones in fewer steps: {met} of {goals}."
+        f"milestones in fewer steps: {met} of {goals}; in half as many: {halved}."
     )

@@ -69,29 +69,38 @@ def run(
     with default_dtype(problem.dtype):
         torch.manual_seed(seed)
         training = problem.build(seed)
-        take = CONTENDERS[contender](list(training.net.parameters()), budget)
-        closure, clock = closure_of(training), Clock()
-        best = training.error()
-        record.curve.append((0.0, 0, float(training.loss().detach()), best))
-        with tqdm(total=round(budget), unit="s", desc=f"{problem.name} {seed}", leave=False) as bar:
-            while clock.seconds < budget:
-                with clock:
-                    if problem.draw_every and record.steps % problem.draw_every == 0:
-                        training.redraw()
-                    try:
-                        loss = float(take(closure).detach())
-                    except Exception as error:  # shown as such, and the others go on
-                        record.status = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-                        break
-                record.steps += 1
-                if watch is not None:
-                    watch(record.steps, training)
-                if clock.seconds >= min(budget, SPACING * record.curve[-1][0]):
-                    best = min(best, _number(training.error()))
-                    record.curve.append((clock.seconds, record.steps, loss, best))
-                    bar.set_postfix_str(f"{contender}: error {best:.1e}", refresh=False)
-                    bar.update(min(round(clock.seconds), bar.total) - bar.n)
+        try:
+            _train(record, training, problem.draw_every, watch)
+        except Exception as error:  # shown as such, and the others go on
+            record.status = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return record
+
+
+def _train(
+    record: Run,
+    training: Training,
+    draw_every: int,
+    watch: Callable[[int, Training], None] | None,
+) -> None:
+    budget, name = record.budget, f"{record.problem} {record.seed}"
+    best = training.error()
+    record.curve.append((0.0, 0, float(training.loss().detach()), best))
+    take = CONTENDERS[record.contender](list(training.net.parameters()), budget)
+    closure, clock = closure_of(training), Clock()
+    with tqdm(total=round(budget), unit="s", desc=name, leave=False) as bar:
+        while clock.seconds < budget:
+            with clock:
+                if draw_every and record.steps % draw_every == 0:
+                    training.redraw()
+                loss = float(take(closure).detach())
+            record.steps += 1
+            if watch is not None:
+                watch(record.steps, training)
+            if clock.seconds >= min(budget, SPACING * record.curve[-1][0]):
+                best = min(best, _number(training.error()))
+                record.curve.append((clock.seconds, record.steps, loss, best))
+                bar.set_postfix_str(f"{record.contender}: error {best:.1e}", refresh=False)
+                bar.update(min(round(clock.seconds), bar.total) - bar.n)
 
 
 def _number(error: float) -> float:

@@ -63,6 +63,12 @@ class Store:
         run = Run(**values | {"curve": [tuple(point) for point in values["curve"]]})
         return run if run.budget >= budget else None
 
+    def runs_of(self, problem: str, contender: str) -> list[Run]:
+        """Those of all seeds."""
+        seeds = {json.loads(path.read_text())["seed"] for path in self.folder.glob("*.json")}
+        found = (self.find(problem, contender, seed) for seed in sorted(seeds))
+        return [run for run in found if run is not None]
+
     def contenders(self) -> list[str]:
         """Whose runs are there, by name, RegNewton first."""
         found = {json.loads(path.read_text())["contender"] for path in self.folder.glob("*.json")}

@@ -25,8 +25,8 @@ class TermAlignment(Quantity):
 
     name = "alignment"
     light = True
-    needs = frozenset({Need.GRADIENT})
-    documentation = (
+    needs: frozenset[Need] = frozenset({Need.GRADIENT})
+    documentation: tuple[tuple[str, str], ...] = (
         ("alignment/lowest", "smallest cosine between gradients of two terms of the loss"),
         ("alignment/<j>_<k>", "cosine between those of terms j and k"),
     )

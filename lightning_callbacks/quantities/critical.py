@@ -40,9 +40,9 @@ class CriticalSharpness(Quantity):
     """
 
     name = "critical"
-    needs = frozenset({Need.GRADIENT, Need.STEP, Need.EVALUATION})
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.STEP, Need.EVALUATION})
     light = True
-    documentation = (
+    documentation: tuple[tuple[str, str], ...] = (
         ("critical/sharpness", "2 over the learning rate at which a step raises the loss"),
         ("critical/sharpness_low", "lower bound of it"),
         ("critical/sharpness_high", "upper bound of it"),

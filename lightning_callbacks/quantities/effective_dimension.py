@@ -20,8 +20,8 @@ class EffectiveDimension(Quantity):
     """
 
     name = "effective_dimension"
-    needs = frozenset({Need.GRADIENT, Need.WEIGHTED_KERNEL})
-    documentation = (
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.WEIGHTED_KERNEL})
+    documentation: tuple[tuple[str, str], ...] = (
         ("effective_dimension/value", "tr K (K + lambda I)^-1 of the weighted kernel K"),
         ("effective_dimension/low", "lower bound of it"),
         ("effective_dimension/high", "upper bound of it"),

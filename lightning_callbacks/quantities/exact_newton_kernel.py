@@ -28,8 +28,10 @@ class ExactNewtonTangentKernel(KernelNumbers):
     """
 
     name = "nntk_hessian"
-    needs = frozenset({Need.GRADIENT, Need.JACOBIAN, Need.SPECTRUM, Need.EIGENVECTORS})
-    documentation = (
+    needs: frozenset[Need] = frozenset(
+        {Need.GRADIENT, Need.JACOBIAN, Need.SPECTRUM, Need.EIGENVECTORS}
+    )
+    documentation: tuple[tuple[str, str], ...] = (
         *documented(name, "the Newton kernel of H"),
         ("nntk_hessian/difference", "spectral norm of the difference between both"),
     )

@@ -29,8 +29,8 @@ class GramShares(Quantity):
     """
 
     name = "gram_shares"
-    needs = frozenset({Need.GRADIENT})
-    documentation = (
+    needs: frozenset[Need] = frozenset({Need.GRADIENT})
+    documentation: tuple[tuple[str, str], ...] = (
         ("gram_share/<k>", "share of term k in tr(J'QJ), where there are 2 to 8"),
         ("gram_share/<k>_error", "standard error of it"),
     )

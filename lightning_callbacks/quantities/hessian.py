@@ -20,8 +20,8 @@ class HessianNumbers(Quantity):
     """The ends and the signs of H's spectrum, and whether H + lambda I is positive definite."""
 
     name = "hessian"
-    needs = frozenset({Need.GRADIENT, Need.SPECTRUM})
-    documentation = (
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.SPECTRUM})
+    documentation: tuple[tuple[str, str], ...] = (
         ("hessian/lambda_min", "smallest eigenvalue of the exact Hessian H"),
         ("hessian/lambda_min_error", "an eigenvalue lies within this distance of it"),
         ("hessian/lambda_min_lowest", "none lies below, but for a chance of 1e-10"),

@@ -40,8 +40,8 @@ class KernelSample(Quantity):
     """
 
     name = "ntk_sample"
-    needs = frozenset({Need.GRADIENT})
-    documentation = (
+    needs: frozenset[Need] = frozenset({Need.GRADIENT})
+    documentation: tuple[tuple[str, str], ...] = (
         ("ntk_sample/rows", "m, rows of J J^T in the sample"),
         ("ntk_sample/all_rows", "R, rows of J J^T"),
         ("ntk_sample/lambda_min", "the sample's smallest eigenvalue: that of all is no larger"),

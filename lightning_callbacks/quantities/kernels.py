@@ -29,7 +29,7 @@ def documented(name: str, kernel: str) -> tuple[tuple[str, str], ...]:
 class KernelNumbers(Quantity):
     """The ends of a kernel's spectrum; a subclass says of which kernel."""
 
-    needs = frozenset({Need.GRADIENT, Need.KERNEL})
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.KERNEL})
 
     def measured(self, spectrum: KernelSpectrum) -> Measured:
         """The numbers, and all eigenvalues where the kernel is formed."""
@@ -54,7 +54,7 @@ class TangentKernel(KernelNumbers):
     r"""The neural tangent kernel, :math:`J J^T`."""
 
     name = "ntk"
-    documentation = documented(name, "J J^T")
+    documentation: tuple[tuple[str, str], ...] = documented(name, "J J^T")
 
     def compute(self, point: Point) -> Measured:
         """From all rows where there is time to read them, else from products."""
@@ -70,8 +70,10 @@ class NewtonTangentKernel(KernelNumbers):
     """
 
     name = "nntk"
-    needs = frozenset({Need.GRADIENT, Need.WEIGHTED_KERNEL})
-    documentation = documented(name, "the Newton kernel, Gauss-Newton form")
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.WEIGHTED_KERNEL})
+    documentation: tuple[tuple[str, str], ...] = documented(
+        name, "the Newton kernel, Gauss-Newton form"
+    )
 
     def compute(self, point: Point) -> Measured:
         """From the eigenvalues of the weighted kernel."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..point import Point
-from .base import Measured, Quantity
+from .base import Measured, Need, Quantity
 
 
 class NewtonNumbers(Quantity):
@@ -13,8 +13,8 @@ class NewtonNumbers(Quantity):
     """
 
     name = "newton"
-    needs = frozenset()
-    documentation = (
+    needs: frozenset[Need] = frozenset()
+    documentation: tuple[tuple[str, str], ...] = (
         ("newton/damping", "lambda of RegNewton's last step, if that is the optimizer"),
         ("newton/cg_iterations", "iterations of its linear solver"),
         ("newton/ratio", "actual over predicted reduction of the loss"),

@@ -24,9 +24,9 @@ class PrecisionNumbers(Quantity):
     """
 
     name = "precision"
-    needs = frozenset({Need.GRADIENT, Need.HESSIAN, Need.EVALUATION})
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.HESSIAN, Need.EVALUATION})
     light = True
-    documentation = (
+    documentation: tuple[tuple[str, str], ...] = (
         ("precision/loss_noise", "standard deviation of the rounding errors in the loss"),
         ("precision/gain", "what the best step along -g gains, (g'g)^2 / 2 g'Hg"),
         ("precision/limited", "1 where the gain is below the noise, else 0"),

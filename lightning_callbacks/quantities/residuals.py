@@ -29,8 +29,8 @@ class ResidualNumbers(Quantity):
 
     name = "residuals"
     light = True
-    needs = frozenset({Need.GRADIENT})
-    documentation = (
+    needs: frozenset[Need] = frozenset({Need.GRADIENT})
+    documentation: tuple[tuple[str, str], ...] = (
         ("residual/largest", "largest absolute residual of the loss"),
         ("residual/percentile_99", "99 % of the absolute residuals are at most this"),
         ("residual/<k>/largest", "the same of term k, where there are 2 to 8"),

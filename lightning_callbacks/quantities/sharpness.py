@@ -23,9 +23,9 @@ class GradientSharpness(Quantity):
     """
 
     name = "sharpness"
-    needs = frozenset({Need.GRADIENT, Need.HESSIAN})
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.HESSIAN})
     light = True
-    documentation = (
+    documentation: tuple[tuple[str, str], ...] = (
         ("sharpness/gradient", "curvature along the gradient, g'Hg / g'g"),
         ("sharpness/limit", "2/lr, above which SGD is unstable; NaN for others"),
     )
@@ -48,9 +48,11 @@ class StepSharpness(Quantity):
     """
 
     name = "step_sharpness"
-    needs = frozenset({Need.GRADIENT, Need.HESSIAN, Need.STEP})
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.HESSIAN, Need.STEP})
     light = True
-    documentation = (("sharpness/step", "curvature along the last step, d'Hd / d'd"),)
+    documentation: tuple[tuple[str, str], ...] = (
+        ("sharpness/step", "curvature along the last step, d'Hd / d'd"),
+    )
 
     def compute(self, point: Point) -> Measured:
         """The curvature; NaN where the parameters have not moved."""

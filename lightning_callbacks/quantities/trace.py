@@ -28,8 +28,8 @@ class TraceNumbers(Quantity):
     """
 
     name = "trace"
-    needs = frozenset({Need.GRADIENT, Need.HESSIAN})
-    documentation = (
+    needs: frozenset[Need] = frozenset({Need.GRADIENT, Need.HESSIAN})
+    documentation: tuple[tuple[str, str], ...] = (
         ("hessian/trace", "sum of the eigenvalues of H"),
         ("hessian/trace_error", "its standard error, or its rounding where H is formed"),
     )

@@ -121,7 +121,7 @@ def test_the_product_with_the_gradient_is_one_of_the_two(length):
     matrix = symmetric_with(torch.linspace(-1, 5, 30), seed=1)
     g = length * torch.ones(30).double()
     H, first = counted(matrix, products := [])
-    work = asymmetry_work(H, g, Allowance(1e3), first)
+    work = asymmetry_work(H, g, Allowance(1e3), None, first)
     found = run(work, Allowance(1e3))
     assert len(products) == 1
     if length:

@@ -109,7 +109,7 @@ def test_there_are_numbers_of_the_hessian_within_three_hundred_steps(one_pl, net
 
 def test_what_is_awaited_does_not_wait_for_an_efficient_pause():
     schedule = Schedule(CurvatureMonitor().arguments)
-    allowance = SimpleNamespace(rest=lambda: 0.0)
+    allowance = SimpleNamespace(rest=lambda: 0.0, with_reserve=lambda seconds: 1.5 * seconds)
     asked = []
     schedule._has = lambda seconds: asked.append(seconds) or True
     schedule.costs.put("opening", 2.0)

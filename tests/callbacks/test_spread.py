@@ -9,8 +9,10 @@ import torch
 
 from lightning_callbacks import CurvatureMonitor, second_order
 from lightning_callbacks.allowance import Allowance, OutOfTimeError
-from lightning_callbacks.bounded import Look, kernel_work, spectrum_work
-from lightning_callbacks.costs import Costs
+from lightning_callbacks.bounded import PROBES, Look, kernel_work, spectrum_work
+from lightning_callbacks.budget import Budget
+from lightning_callbacks.costs import LATE_KEPT, Costs
+from lightning_callbacks.quantities.table import QUANTITIES
 from lightning_callbacks.schedule import Schedule
 from lightning_callbacks.work import Course, Unit, run
 from tests.callbacks.lightning_helpers import (
@@ -121,6 +123,58 @@ def test_costs_are_the_longest_of_late_without_the_cold_start():
     assert costs.estimate("a") == 1.0
     costs.relax("b")
     assert costs.estimate("b", 4.0) == 2.0
+
+
+def test_as_late_as_a_piece_was_the_next_may_be(clock):
+    allowance = Allowance(100.0)
+    for seconds in (9.0, 1.0, 4.0):  # the first is a cold start, and nobody expected the third
+        allowance.costs.put("a", seconds)
+    assert allowance.costs.late == 3.0
+    for left, fits in ((3.9, False), (4.0, True)):
+        allowance.resume(left)
+        assert allowance.fits(1.0) == fits  # a piece of any kind
+    for _ in range(LATE_KEPT):
+        allowance.costs.put("a", 1.0)
+    assert allowance.costs.late == 0.0
+
+
+def test_a_quantity_never_computed_is_reckoned_with_evaluations_or_a_product(clock):
+    allowance = Allowance(100.0)
+    point = SimpleNamespace(allowance=allowance)
+    for name in ("residuals", "sharpness"):
+        guess = next(QUANTITIES[name].work(point)).guess
+        for _ in range(2):
+            allowance.costs.put("evaluation", 1.0)
+        assert guess() == 2.0
+    allowance.costs.put("product", 5.0)
+    assert guess() == 5.0
+
+
+def test_time_in_a_hook_counts_once(clock):
+    budget = Budget(0.1)
+    clock.now += 10.0
+    with budget.spending():
+        clock.now += 1.0
+        with budget.measuring():
+            clock.now += 2.0
+        clock.now += 3.0  # as freeing what the measurement held
+    assert (budget.spent, budget.longest, budget.training) == (6.0, 6.0, 10.0)
+
+
+def test_a_measurement_draws_its_first_vector_once(one_pl, monkeypatch):
+    module = regression(one_pl, net=mlp(2, 20, 1))
+    size, drawn, plain = sum(p.numel() for p in module.parameters()), [], torch.randn
+
+    def randn(*shape, **options):
+        drawn.append(shape)
+        return plain(*shape, **options)
+
+    monkeypatch.setattr(torch, "randn", randn)
+    allowed = {"max_overhead": 1e9, "max_pause": 1e9, "exact_up_to": 0}
+    monitor = CurvatureMonitor(1000, quantities=("hessian", "sharpness"), **allowed)
+    trainer(one_pl, 8, monitor).fit(module, batches())
+    assert monitor.latest["hessian/lambda_max"] > 0
+    assert drawn.count((size,)) == 1 + PROBES  # those of the density are vectors of their own
 
 
 # The limits, on a fake clock

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.closure import ddp_worker
+from tests.closure.ddp import failures, problems, sharding, traffic, training
 from torch_newton import RegNewton
 from torch_newton.closure.distributed import RankError
 
@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 
 def run(world: int, folder: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, str(HERE / "ddp_worker.py")]
+    command = [sys.executable, "-m", "tests.closure.ddp"]
     processes = [
         subprocess.Popen(
             [*command, str(rank), str(world), str(folder)],
@@ -55,12 +55,12 @@ def ranks(
     return run(request.param, tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("case", ddp_worker.CASES)
+@pytest.mark.parametrize("case", problems.CASES)
 def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) -> None:
-    expected = ddp_worker.together(case, len(ranks))
+    expected = training.together(case, len(ranks))
     # Rounding differs between a mean over ranks and one over the batch, and a truncated solve
     # amplifies it from step to step; differences of gradients do so at once.
-    for step in range(ddp_worker.STEPS):
+    for step in range(problems.STEPS):
         found = [results[case][step] for results in ranks]
         assert all(torch.equal(vector, found[0]) for vector in found)
         # So does an undamped step, whose system has no bound on its condition.
@@ -70,18 +70,20 @@ def test_ranks_step_as_one_process_does(ranks: list[dict[str, Any]], case: str) 
             rtol = 1e-9 if case == "undamped" else 0
             torch.testing.assert_close(found[0], expected[step], rtol=rtol, atol=tol)
     assert not torch.equal(expected[0], expected[-1])
-    how = ddp_worker.SOLVED[case]
+    how = training.SOLVED[case]
     assert all(results["solved"][case] == how for results in ranks)
     if "low_rank" in case or case in ("least_memory", "accumulated_rows"):
         assert how[0] == "LOW_RANK"
+        # With four ranks, less of the rows that there are then fits in the same memory.
+        least = 2 if case in ("empty_low_rank", "low_rank_table") else 5
         # Under the exact Hessian a step does not say of which rank its preconditioner was.
-        assert how[1] >= 5 or ddp_worker.CASES[case].get("curvature") != "gauss_newton"
+        assert how[1] >= least or problems.CASES[case].get("curvature") != "gauss_newton"
 
 
 def test_batches_are_counted_once(ranks: list[dict[str, Any]]) -> None:
     weights, counts = zip(*(results["batch_norm"] for results in ranks), strict=True)
     assert all(torch.equal(w, weights[0]) for w in weights)
-    assert all(int(count) == ddp_worker.STEPS for count in counts)
+    assert all(int(count) == problems.STEPS for count in counts)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_what_no_rank_can_step_with_is_the_same_error_on_all(
         assert "(and moved)" not in message
 
 
-@pytest.mark.parametrize(("case", "own"), ddp_worker.FAILURES.items())
+@pytest.mark.parametrize(("case", "own"), failures.FAILURES.items())
 def test_a_failure_on_one_rank_stops_all_within_seconds(
     ranks: list[dict[str, Any]], case: str, own: str
 ) -> None:
@@ -115,12 +117,12 @@ def test_a_failure_on_one_rank_stops_all_within_seconds(
     assert all(torch.equal(results[case][2], ranks[0][case][2]) for results in ranks)
 
 
-@pytest.mark.parametrize("kind", ddp_worker.SHARDED)
+@pytest.mark.parametrize("kind", sharding.SHARDED)
 def test_parameters_in_parts_are_refused(ranks: list[dict[str, Any]], kind: str) -> None:
     assert all("use DistributedDataParallel" in results["sharded"][kind] for results in ranks)
 
 
-@pytest.mark.parametrize("case", ddp_worker.COUNTED)
+@pytest.mark.parametrize("case", traffic.COUNTED)
 def test_a_step_exchanges_what_the_page_on_costs_says(
     ranks: list[dict[str, Any]], case: str
 ) -> None:
@@ -136,7 +138,7 @@ def test_a_step_exchanges_what_the_page_on_costs_says(
 
 
 def exchanged(case: str, found: dict[str, Any], P: int) -> int:
-    """Numbers that a step gives away besides its gradient, as .docs/cost.md says."""
+    """Numbers given away besides the gradient, as .docs/pages/reference/cost.md says."""
     step, shapes, rows = found["step"], found["shapes"], found["rows"]
     weights = [shape for shape in shapes if len(shape) == 2]
     sides = sum(a + b for a, b in weights)
@@ -180,7 +182,7 @@ def test_kronecker_factors_are_those_of_all_ranks(ranks: list[dict[str, Any]]) -
             assert torch.equal(a, b)
     start = torch.stack(
         [
-            ddp_worker.loss_of("uneven", ddp_worker.network(3), rank).detach()
+            problems.loss_of("uneven", problems.network(3), rank).detach()
             for rank in range(len(ranks))
         ]
     ).mean()

@@ -173,4 +173,8 @@ def test_the_version_of_a_parameter_can_be_kept() -> None:
     with versions_kept([x, y]), torch.no_grad():
         x.clamp_(-5, 5)
         y.clamp_(-5, 5)
+    assert (x._version, y._version) == (0, 0), (
+        "_unsafe_preserve_version_counter no longer puts the counters back, and the graph of a loss "
+        "is lost where parameters are moved and moved back; closure/versions.py"
+    )
     torch.autograd.grad(square, [x, y])  # raises where the version has changed

@@ -96,8 +96,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
     "batch norm": (lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), randn(6, 3), 3),
     "layer norm": (lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), randn(6, 3), 3),
     "attention": (
-        lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), randn(3, 5, 4), 9
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), randn(3, 5, 4), 8
     ),
+    "added": (lambda: Added(), randn(4, 5, 3), 1),
+    "added, and used without": (lambda: Added(again=1.0), randn(4, 5, 3), 2),
+    "added to a multiple": (lambda: Added(alpha=3.0), randn(4, 5, 3), 2),
     "recurrent": (lambda: Recurrent(), randn(4, 5, 3), 1),
     "embedding": (lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 2)), TOKENS, 2),
     "padding": (lambda: nn.Sequential(nn.Embedding(7, 4, 0), nn.Linear(4, 2)), TOKENS, 2),
@@ -107,6 +110,20 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
     "scaled": (Scaled, randn(6, 3), 1),
 }  # fmt: skip
 """Networks, what they are given, and how many blocks they have."""
+
+
+class Added(nn.Module):
+    """A bias that is added by an operation of its own."""
+
+    def __init__(self, again: float = 0.0, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(randn(2, 3, seed=1)), nn.Parameter(randn(2, seed=2))
+        self.again, self.alpha = again, alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight.T
+        z = torch.add(self.bias, y, alpha=self.alpha)
+        return z.tanh() + self.again * y if self.again else z.tanh()
 
 
 class Recurrent(nn.Module):

@@ -69,6 +69,8 @@ option("lr must be finite and >= 0", lr=[-1.0, -1e-9, nan, inf, -inf, torch.tens
 option("lr must be finite and >= 0", lr=[torch.tensor(nan), torch.tensor([inf])])
 option("lr must be a number", TypeError, lr=["1.0", None, [1.0], {}, True, (1.0,), 1j])
 option("Tensor lr must be 1-element", lr=[torch.ones(2), torch.ones(0), torch.tensor(1j)])
+option("weight_decay must be finite and >= 0", weight_decay=[-1.0, nan, inf, -1])
+option("weight_decay must be a number", TypeError, weight_decay=["1.0", None, [1.0], True, 1j])
 option("is a learning rate for", UserWarning, lr=[0.1, 0.01, 1e-3, 1e-5, torch.tensor(1e-3)])
 option("damping must be a finite number", damping=[-1.0, -1e-300, nan, inf, -inf, -1])
 option("unknown damping", damping=["newton", "", "Auto", "lm", "-1", "nan", "1e-3x"])
@@ -628,7 +630,7 @@ def test_the_state_of_another_optimizer_is_refused(steps: int) -> None:
     optimizer = RegNewton([x])
     with pytest.raises(ValueError, match=r"RegNewton has no .*betas"):
         optimizer.load_state_dict(adam.state_dict())
-    assert optimizer.param_groups[0].keys() == {"params", "lr"}
+    assert optimizer.param_groups[0].keys() == {"params", "lr", "weight_decay"}
 
 
 def test_the_stochastic_warning_comes_once() -> None:

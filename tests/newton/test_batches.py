@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +50,17 @@ def test_dear_exact_steps_are_left_at_the_first_other_batch(
     loop = Loop()
     for _ in range(4):
         loop.step()
-    assert [path is Path.KRONECKER for path in loop.paths] == [False, False, True, True]
+    assert [path is Path.KRONECKER for path in loop.paths] == [False, True, True, True]
+    loop.step(torch.arange(256))
+    assert loop.batches.contest.spent < 1100.0, "steps along factors count for what they cost"
+
+
+def test_one_change_is_not_enough_where_exact_steps_are_cheap() -> None:
+    loop = Loop()
+    for batch in (torch.arange(256), torch.arange(256, 512), torch.arange(256, 512)):
+        loop.step(batch)
+    assert not loop.batches.changes
+    assert Path.KRONECKER not in loop.paths
 
 
 def steps(contest: Contest, gains: dict[str, float], cost: float, number: int) -> list[Contest]:
@@ -74,7 +85,7 @@ def test_what_gains_most_for_its_cost_is_used() -> None:
 
 
 def test_the_other_kind_is_tried_again_after_ever_longer_times() -> None:
-    found = steps(Contest(), {EXACT: 0.0, KRONECKER: 0.1}, 4.0, 400)
+    found = steps(Contest(), {EXACT: 0.0, KRONECKER: 0.1}, 2.0, 400)
     starts = [i for i in range(1, 400) if found[i].kind == EXACT != found[i - 1].kind]
     waits = [b - a - TRIAL for a, b in itertools.pairwise(starts)]
     assert waits[:3] == [2 * PATIENCE, 4 * PATIENCE, 8 * PATIENCE]
@@ -86,6 +97,11 @@ def test_exact_steps_that_are_too_dear_are_not_tried_until_they_are_paid_for() -
     first = next(i for i in range(1, 1000) if found[i].kind == EXACT)
     assert all(c.kind == KRONECKER for c in found[:first])
     assert SHARE * (found[first].spent + HORIZON) >= SHORTEST * cost
+
+
+def test_trials_of_exact_steps_cost_no_more_than_their_share_in_all() -> None:
+    for contest in steps(Contest(), {EXACT: 0.0, KRONECKER: 0.1}, 25.0, 3000):
+        assert contest.tried <= SHARE * (contest.spent + HORIZON)
 
 
 def test_exact_steps_in_use_that_gain_nothing_any_more_are_left() -> None:
@@ -111,15 +127,27 @@ class Loop:
         self.optimizer = RegNewton(self.net.parameters())
         self.paths: list[Path] = []
 
-    def step(self, batch: Tensor | None = None) -> None:
-        if batch is None:
-            batch = torch.randint(len(self.x), (self.size,), generator=self.random)
+    def drawn(self) -> Tensor:
+        return torch.randint(len(self.x), (self.size,), generator=self.random)
+
+    def step(
+        self, batch: Tensor | None = None, clip: float = math.inf, others: Sequence[Tensor] = ()
+    ) -> None:
+        """One step, with what `others` say added to the gradient, and clipped to a length."""
+        batch = self.drawn() if batch is None else batch
 
         def closure() -> Tensor:
-            self.optimizer.zero_grad()
+            if not others:
+                self.optimizer.zero_grad()
             loss = F.mse_loss(self.net(self.x[batch]), self.y[batch])
             loss.backward()
+            if clip < math.inf:
+                nn.utils.clip_grad_norm_(self.net.parameters(), clip)
             return loss
+
+        self.optimizer.zero_grad()
+        for other in others:
+            F.mse_loss(self.net(self.x[other]), self.y[other]).backward()
 
         self.optimizer.step(closure)
         assert self.optimizer.last_step is not None
@@ -136,6 +164,23 @@ def test_steps_of_one_batch_are_left_alone() -> None:
         loop.step(torch.arange(256))
     assert not loop.batches.changes
     assert Path.KRONECKER not in loop.paths
+
+
+@pytest.mark.parametrize("clip", [0.5, math.inf])
+@pytest.mark.parametrize("accumulated", [0, 3])
+@pytest.mark.filterwarnings("ignore:the closure shortens the gradient")
+def test_batches_are_told_apart_also_where_gradients_are_clipped_or_accumulated(
+    clip: float, accumulated: int
+) -> None:
+    loop = Loop()
+    for _ in range(24):
+        loop.step(None, clip, [loop.drawn() for _ in range(accumulated)])
+    assert loop.batches.vary
+    assert Path.KRONECKER in loop.paths
+    other, all_of_it = Loop(), torch.arange(256)
+    for _ in range(12):
+        other.step(all_of_it, clip, [all_of_it + 256] * accumulated)
+    assert not other.batches.changes
 
 
 def trained(loop: Loop, number: int) -> float:

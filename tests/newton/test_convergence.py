@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.nn import functional
 
 from examples.benchmarks.problems import PROBLEMS
 from tests.helpers import closure_of, mlp, randn
-from torch_newton import Convergence, RegNewton, Step
+from torch_newton import CandidateSystem, Convergence, Path, RegNewton, Step
 from torch_newton.newton.convergence import SETTLED, STALLED, Rest
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -168,3 +170,49 @@ def test_a_mini_batch_step_says_nothing_of_rest() -> None:
     closure = closure_of(optimizer, lambda: functional.mse_loss(model(x), y))
     *_, step = steps_of(optimizer, closure, 30)
     assert step.convergence is None
+
+
+def test_trials_of_other_systems_say_nothing_while_the_one_in_use_lowers_the_loss() -> None:
+    # A network of 42 parameters that cannot fit a seventh of its 80 labels, in single precision.
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    x = torch.randn(80, 2)
+    label = (x.sum(1) > 0).long()
+    label[:12] = 1 - label[:12]
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = RegNewton(model.parameters())
+    closure = closure_of(optimizer, lambda: functional.cross_entropy(model(x), label))
+    steps = list(steps_of(optimizer, closure, 240))
+    falls = [step.loss - steps[-1].loss_after for step in steps if step.converged]
+    assert all(fall <= 10 * torch.finfo(torch.float32).eps * steps[-1].loss for fall in falls)
+
+
+def of(system: CandidateSystem, loss: float, expected: float, fall: float = 0.0) -> Step:
+    opened = Step.untried(
+        iteration=1, loss=loss, gradient_norm=1.0, last=None, closure_calls=2, scale=1.0, width=1,
+        path=Path.FUNCTION_SPACE, system=system,
+    )  # fmt: skip
+    return replace(opened, loss_after=loss - fall, attempts=1, expected_reduction=expected)
+
+
+def test_a_step_that_expects_little_counts_unless_another_system_expects_more_still() -> None:
+    step = of(CandidateSystem.HESSIAN, 1.0, 0.0)
+    scaled = CandidateSystem.SCALED_HESSIAN
+    counts = {
+        "nothing else was solved": ((), 1),
+        "it expected a thousandth": ((of(scaled, 1.0, 1e-3),), 0),
+        "that has been gained since": ((of(scaled, 1.001, 1e-3),), 1),
+        "what it expected is rounding": ((of(scaled, 1.0, 5 * EPSILON),), 1),
+        "it said nothing": ((of(scaled, 1.0, math.inf),), 1),
+    }
+    for why, (others, settled) in counts.items():
+        assert Rest().after(step, EPSILON, others).settled == settled, why
+
+
+def test_at_rest_the_exact_hessian_is_not_put_to_the_test() -> None:
+    model, loss = fit()
+    optimizer = RegNewton(model.parameters(), curvature="hessian")
+    steps = list(steps_of(optimizer, closure_of(optimizer, loss), 70))
+    at_rest = [b for a, b in itertools.pairwise(steps) if a.converged]
+    assert len(at_rest) > 40  # so that a test was due at step 64
+    assert all(step.closure_calls == 2 for step in at_rest if not step.negative_curvature)

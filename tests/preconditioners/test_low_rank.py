@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 from tests.helpers import closure_of, mlp, randn
 from tests.trust.test_memory import peak_numbers
-from torch_newton import Path, RegNewton, Step, find_residuals
+from torch_newton import Path, RegNewton, Step, find_residuals, hessian
 from torch_newton.closure.surrogate import Surrogate
 from torch_newton.curvature.linearization import Linearization
 from torch_newton.linalg.operators import LinearOperator
 from torch_newton.linalg.solution import Solution
 from torch_newton.newton import quadratic_model
 from torch_newton.newton.counting import Counter, counted
+from torch_newton.newton.quadratic_model import QuadraticModel
 from torch_newton.newton.trust_region import ENERGY
-from torch_newton.preconditioners import cost
+from torch_newton.preconditioners import correction, cost
+from torch_newton.preconditioners import low_rank as low_rank_module
 from torch_newton.preconditioners.linearized_loss import LinearizedLoss, linearize
 from torch_newton.preconditioners.low_rank import LowRankSpace
+from torch_newton.preconditioners.scaling import Scaling
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -42,6 +45,11 @@ def read(net: nn.Module | None = None) -> LinearizedLoss:
     found = linearize(find_residuals(loss_of(net)), list(net.parameters()), None)
     assert found is not None
     return found
+
+
+def gradient_of(net: nn.Module) -> Tensor:
+    grads = torch.autograd.grad(loss_of(net), list(net.parameters()))
+    return torch.cat([grad.reshape(-1) for grad in grads])
 
 
 def iterative(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +109,89 @@ def test_a_step_is_that_of_the_dense_system(
         assert (optimizer.last_step.path is Path.LOW_RANK) is low_rank
     tolerance = 1e-6 if dtype == torch.float64 else 1e-3
     torch.testing.assert_close(moves[1], moves[0], rtol=0, atol=tolerance * float(moves[0].norm()))
+
+
+@pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
+def test_a_scaled_step_is_that_of_the_dense_system(
+    curvature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Steps with lambda D were refused where rows are too many for an exact factor.
+    net, damping = network(), 30.0
+    found = read(net)
+    D = Scaling.of(found.jacobian).vector ** -2
+    params = list(net.parameters())
+    exact = curvature == "hessian"
+    A = (hessian(loss_of(net), params) if exact else found.jacobian.normal()).dense()
+    before = nn.utils.parameters_to_vector(params).detach()
+    g = gradient_of(net)
+    iterative(monkeypatch)
+    options = {"curvature": curvature, "scaling": "jacobian", "cg_tol": 1e-12}
+    optimizer = RegNewton(params, damping=damping, **options)
+    optimizer.step(closure_of(optimizer, lambda: loss_of(net)))
+    step = optimizer.last_step
+    assert step is not None
+    assert step.system.scaled
+    # In scaled variables the Hessian is indefinite here, and solved by minimum residuals.
+    assert step.path is (Path.INDEFINITE if exact else Path.LOW_RANK)
+    move = nn.utils.parameters_to_vector(params).detach() - before
+    expected = torch.linalg.solve(A + damping * torch.diag(D), -g)
+    torch.testing.assert_close(move, expected, rtol=0, atol=1e-9 * float(expected.norm()))
+
+
+def test_an_adaptive_scaled_step_is_close_to_the_dense_one_and_keeps_its_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    iterative(monkeypatch)
+    net = network()
+    found = read(net)
+    J, D = found.jacobian.dense(), Scaling.of(found.jacobian).vector ** -2
+    before = nn.utils.parameters_to_vector(net.parameters()).detach()
+    optimizer = RegNewton(
+        net.parameters(), curvature="gauss_newton", scaling="jacobian", correction=False
+    )
+    optimizer.step(closure_of(optimizer, lambda: loss_of(net)))
+    step = optimizer.last_step
+    assert step is not None
+    assert step.accepted
+    assert step.rank > 0
+    move = nn.utils.parameters_to_vector(net.parameters()).detach() - before
+    A = J.T @ J + step.damping * torch.diag(D)
+    best = -torch.linalg.solve(A, J.T @ found.target)
+    error = move - best
+    assert float(error @ A @ error) <= 0.01 * float(best @ A @ best)
+    assert optimizer._memory.pivots
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_correction_is_that_of_the_dense_system_for_groups_of_several_lr(
+    scaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network()
+    found = read(net)
+    params, rows = list(net.parameters()), LowRankSpace.of(found)
+    scaling = Scaling.of(found.jacobian) if scaled else None
+    monkeypatch.setattr(low_rank_module, "CORRECTED_TO", 1e-10)
+    monkeypatch.setattr(correction, "LONGEST", 1e9)
+    J, t = found.jacobian.dense(), found.target
+    g, A = J.T @ t, found.jacobian.normal()
+    model = QuadraticModel(g, A, None, scaling=scaling, path=Path.LOW_RANK, low_rank=rows)
+    proposal = model.truncated_step(0.5, 1e-12, 200)
+    rates = torch.cat([torch.full((p.numel(),), 0.1 + 0.3 * i) for i, p in enumerate(params)])
+    d = rates * proposal.directions[0]
+    D = torch.ones(len(d)) if model.scaling is None else model.scaling.vector**-2
+    expected = torch.linalg.solve(J.T @ J + 0.5 * torch.diag(D), -g)
+    torch.testing.assert_close(proposal.directions[0], expected, rtol=1e-8, atol=1e-10)
+    point = nn.utils.parameters_to_vector(params).detach()
+    nn.utils.vector_to_parameters(point + d, params)
+    loss = loss_of(net)
+    target = found.target_at(loss)
+    assert target is not None
+    corrected = model.corrected(proposal, d, loss)
+    assert corrected is not None
+    e = target - t - J @ d
+    c = -torch.linalg.solve(J.T @ J + 0.5 * torch.diag(D), J.T @ e)
+    assert float(c.norm()) > 1e-6 * float(d.norm())
+    torch.testing.assert_close(corrected - d, c, rtol=0, atol=1e-6 * float(c.norm()))
 
 
 def test_an_adaptive_step_has_a_hundredth_of_the_energy_error_at_most(

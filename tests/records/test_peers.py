@@ -6,11 +6,13 @@ import pytest
 import torch
 
 pytest.importorskip("jax")
+pytest.importorskip("nlls_gram")
 pytest.importorskip("randngd")
 pytest.importorskip("ssbroyden_optimistix")
 
 import jax
 
+from examples.records import runner
 from examples.records.peers.__main__ import run
 from examples.records.peers.bridge import InJax, array
 from examples.records.peers.equations import EQUATIONS
@@ -52,3 +54,21 @@ def test_a_method_lowers_the_error(method: str) -> None:
     assert done.compiled > 0
     assert done.curve[-1][2] < done.curve[0][2]
     assert done.curve[-1][0] >= 5.0
+
+
+def test_scimbas_optimizer_takes_our_closure_and_refuses_a_matrix_that_has_no_room() -> None:
+    pytest.importorskip("scimba_torch")
+    done = runner.run(PROBLEMS["heat-1d"], "SSBroyden (Scimba)", 0, budget=3.0)
+    assert done.status == "budget"
+    assert done.curve[-1][2] < done.curve[0][2] / 2
+    refused = runner.run(PROBLEMS["heat-4d-few-rows"], "SSBroyden (Scimba)", 0, budget=1.0)
+    assert refused.status.startswith("ValueError: P = 116,865")
+    assert refused.steps == 0
+
+
+def test_a_method_that_raises_is_recorded_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(problem):
+        raise MemoryError("31 GB")
+
+    monkeypatch.setitem(METHODS, "broken", broken)
+    assert run(PROBLEMS["heat-1d"], "broken", 0, budget=1.0).status == "MemoryError: 31 GB"

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from examples.networks import mlp
 from examples.records.derivatives import forward_laplacian
-from examples.records.networks import mlp
 from examples.records.problem import Problem, Training
-from examples.records.problems import PROBLEMS, allen_cahn, korteweg_de_vries
+from examples.records.problems import PROBLEMS
 from torch_newton import RegNewton
 
 BY_NAME = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=list(PROBLEMS))
-SPECTRAL = {"allen-cahn": allen_cahn, "korteweg-de-vries": korteweg_de_vries}
+NUMERICAL = {"allen-cahn", "korteweg-de-vries", "kuramoto-sivashinsky", "cavity"}
+"""Those whose reference solution is computed: `test_references.py` checks it."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def test_rows_parameters_and_scale_are_the_problems(problem: Problem) -> None:
 def test_the_exact_solution_has_no_residual(problem: Problem) -> None:
     training = built(problem, torch.float64)
     if training.exact is None:
-        assert problem.name in SPECTRAL
+        assert problem.name in NUMERICAL
         return
     few = tuple(points[:200] for points in training.points)
     for residual in training.residuals(training.exact, *few):

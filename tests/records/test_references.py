@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.records import spectral
+from examples.networks import mlp, siren
+from examples.records import cavity_flow, spectral
 from examples.records.derivatives import At, forward_laplacian
-from examples.records.networks import mlp, siren
-from examples.records.problems import allen_cahn, burgers, korteweg_de_vries
+from examples.records.problems import (
+    allen_cahn,
+    burgers,
+    korteweg_de_vries,
+    kuramoto_sivashinsky,
+)
 from examples.records.sampling import by_residual, grid, on_faces
 
 
@@ -96,6 +101,48 @@ def test_points_are_drawn_where_the_residual_is_large() -> None:
 
 
 def test_a_siren_keeps_the_scale_of_its_inputs() -> None:
-    net = siren((3, 200, 200, 1))
+    net = siren((3, 200, 200, 1), first_frequency=1.0)
     spread = net[:-1](torch.randn(100, 3)).std()
     assert 0.3 < spread < 1.0
+
+
+def test_kuramoto_sivashinsky_is_converged() -> None:
+    few, more = (kuramoto_sivashinsky.reference(steps=n)[:26] for n in (50, 100))
+    fine = kuramoto_sivashinsky.reference(steps=200)[:26]
+    # Of fourth order, in the half of the time before small differences have grown.
+    assert 12 < distance(few, fine) / distance(more, fine) < 24
+    # What 200 steps differ from 400 by is 15 times the error of 400.
+    more = kuramoto_sivashinsky.reference(steps=200)
+    assert distance(more, kuramoto_sivashinsky.reference()) / 15 < 8e-9
+
+
+GHIA_U = {0.9766: 0.84123, 0.9531: 0.68717, 0.7344: 0.00332, 0.5: -0.20581, 0.4531: -0.21090}
+GHIA_U |= {0.2813: -0.15662, 0.1719: -0.10150, 0.0625: -0.04192}
+GHIA_V = {0.0703: 0.10091, 0.1563: 0.16077, 0.2344: 0.17527, 0.5: 0.05454, 0.8047: -0.24533}
+GHIA_V |= {0.9063: -0.16914, 0.9531: -0.08864}
+
+
+def test_the_flow_in_the_cavity_is_ghias() -> None:
+    """On the centre lines, Re = 100: tables I and II of Ghia, Ghia and Shin (1982).
+
+    Of a grid of 129 x 129, second order and not extrapolated, they differ from finer ones (Botella
+    and Peyret 1998, Marchi et al. 2009) by up to 0.009.
+    """
+    import numpy as np
+
+    n = 48
+    middle, places = n // 2 - 1, cavity_flow.nodes(n)
+    u, v = cavity_flow.extrapolated(n, shown=n)
+    found_u = np.interp(list(GHIA_U), places, u[middle])
+    found_v = np.interp(list(GHIA_V), places, v[:, middle])
+    assert np.abs(found_u - list(GHIA_U.values())).max() < 0.01
+    assert np.abs(found_v - list(GHIA_V.values())).max() < 0.01
+    # What flows through the vertical centre line comes back: psi is 0 at both of its ends.
+    there = torch.trapezoid(torch.tensor([0, *u[middle], 1]), torch.tensor([0, *places, 1]))
+    assert there.abs() < 1e-3
+
+
+def test_the_flow_in_the_cavity_is_converged() -> None:
+    few, more, most = (torch.from_numpy(cavity_flow.extrapolated(n)) for n in (32, 48, 96))
+    assert distance(few, most) < 1.3e-3
+    assert distance(more, most) < 3e-4

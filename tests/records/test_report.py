@@ -57,6 +57,55 @@ def test_the_table_has_our_error_and_our_steps(tmp_path: Path) -> None:
     assert "where it says so: 1 of 1; milestones in fewer steps: 1 of 1" in tally
 
 
+def test_seeds_that_ran_shorter_leave_the_longer_ones_their_place(tmp_path: Path) -> None:
+    runs = [finished(0, budget=1000.0), finished(1, 3.0)]
+    assert report.median_error(runs, 30) == pytest.approx(2e-10)
+    assert report.median_error(runs, 1000) == pytest.approx(1e-10)
+
+
+def test_a_store_with_few_runs_gives_a_table_with_gaps(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add(finished(0))
+    table = report.table(PROBLEMS.values(), store, [0, 1, 2])
+    assert "| heat-1d | 1,020 | 257 | float64 | 2.8e-08 ENGD | - | - | - | - | - |" in table
+    assert "reached: 1 of 1" in report.tally(PROBLEMS.values(), store, [0, 1, 2])
+    assert "best peer: 0 of 0" in report.won(PROBLEMS.values(), store, [0])
+
+
+def test_factors_are_those_to_the_best_peer_at_the_shorter_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add(finished(0, budget=30.0))
+    for name, factor in (("L-BFGS", 500.0), ("SOAP", 50.0)):
+        store.add(replace(finished(0, factor, budget=2.0), contender=name))
+    (found,) = report.factors([POISSON], store, store.contenders(), [0])
+    assert found == pytest.approx(50)
+    text = report.won([POISSON], store, [0])
+    assert "best peer: 1 of 1; by a factor of 10: 1; of 100: 0; above by more than 2: 0." in text
+
+
+def test_times_are_relative_to_the_published_one_or_to_a_milestones(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    from examples.records import overview
+
+    assert overview.anchor(POISSON) == (6.1e-8, 468)
+    assert overview.anchor(PROBLEMS["heat-1d"]) == (1e-6, 96)
+    assert overview.anchor(PROBLEMS["wave"]) is None
+    store = Store(tmp_path)
+    for seed, factor in enumerate((1.0, 2.0, 4.0)):
+        store.add(finished(seed, factor))
+    assert overview.longest(store, POISSON).seed == 1
+    figure, axes = pyplot.subplots()
+    overview.draw(axes, list(PROBLEMS.values()), store)
+    times, errors = axes.lines[0].get_data()
+    assert times[0] == pytest.approx(1 / 468)
+    assert errors[0] == pytest.approx(2e-2 / 6.1e-8)
+    pyplot.close(figure)
+    path = overview.save(tmp_path, list(PROBLEMS.values()), store)
+    assert path.stat().st_size < 200_000
+
+
 def test_a_problem_that_differs_does_not_count(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.add(finished(0))
@@ -121,6 +170,7 @@ def test_the_command_runs_and_goes_on(
     assert "| heat-1d | 1,020 | 257 | float64 | 2.8e-08 ENGD |" in printed
     assert (tmp_path / "all.png").stat().st_size < 200_000
     assert (tmp_path / "heat-1d.png").stat().st_size < 200_000
+    assert (tmp_path / "relative.png").stat().st_size < 200_000
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from examples.benchmarks import agreement, scoreboard
+from examples.benchmarks import agreement, at_times, scoreboard
 from examples.benchmarks.contenders.contender import Contender
 from examples.benchmarks.problem import Instance, NotApplicable, Problem
 from examples.benchmarks.problems import PROBLEMS, nist, pinn
@@ -385,3 +385,28 @@ def test_two_runs_agree_where_winners_and_medians_do() -> None:
     assert (found.winners, found.solved) == (2, 3)
     assert found.other_winners == ["turned (a, b)"]
     assert (found.medians, found.pairs) == (3, 6)
+
+
+# -- longer budgets --------------------------------------------------------------------------
+
+
+def test_the_best_value_after_a_time_is_read_off_the_curve() -> None:
+    problem = PROBLEMS["poisson-2d"]
+    curve = [(1.0, 10, 1e-1, 0.5), (20.0, 90, 1e-3, 0.1), (100.0, 300, 1e-5, None)]
+    record = {"curve": curve, "budget": 120.0}
+    assert at_times.value_at(record, problem, 4.0) == 0.5
+    assert at_times.value_at(record, problem, 120.0) == 0.1
+    assert at_times.value_at(record, problem, 0.5) == math.inf
+    table = {(problem.name, "Adam"): [record], (problem.name, "SOAP"): [{"budget": 120.0}]}
+    head, _, row, _ = at_times.lines([problem], table, ["Adam", "SOAP"])
+    assert head == "| problem | after seconds | Adam | SOAP |"
+    assert row == "| poisson-2d | 4 / 30 / 120 | 5e-01 / 1e-01 / 1e-01 | - / - / - |"
+    record["budget"] = 30.0
+    assert "| 4 / 30 | 5e-01 / 1e-01 |" in at_times.lines([problem], table, ["Adam"])[2]
+
+
+def test_the_long_size_has_the_standard_problems_for_two_minutes() -> None:
+    long, standard = SIZES["long"], SIZES["standard"]
+    assert [p.name for p in long.problems()] == [p.name for p in standard.problems()]
+    assert long.budget == max(at_times.TIMES)
+    assert standard.budget == min(at_times.TIMES)

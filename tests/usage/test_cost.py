@@ -1,4 +1,4 @@
-"""A step takes the operations and bytes that .docs/cost.md states."""
+"""A step takes the operations and bytes that .docs/pages/reference/cost.md states."""
 
 from __future__ import annotations
 

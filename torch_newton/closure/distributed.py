@@ -50,9 +50,9 @@ class Ranks:
     """The processes that train one model with `DistributedDataParallel`; or just this one."""
 
     def __init__(self) -> None:
-        self.distributed = dist.is_available() and dist.is_initialized()
-        self.several = self.distributed and dist.get_world_size() > 1
-        self.synchronised = False
+        self.distributed: bool = dist.is_available() and dist.is_initialized()
+        self.several: bool = self.distributed and dist.get_world_size() > 1
+        self.synchronised: bool = False
         self._reported = False
         self._group: Any = None
         self._called_ddp = False

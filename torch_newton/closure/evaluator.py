@@ -19,6 +19,7 @@ from .random_state import RandomState
 from .snapshots import Buffers, Snapshot
 from .undefined import is_fatal, undefined
 from .versions import versions_kept
+from .weight_decay import WeightDecay
 
 Result = TypeVar("Result")
 
@@ -35,6 +36,7 @@ class Evaluator:
         closure: the user's.
         params: the P parameters that the step moves.
         maximize: whether to take the loss with the opposite sign.
+        weight_decay: of each parameter; None where none has any.
         double_backward: whether the graph should be one that can be differentiated twice.
         backward_calls: counts the backward passes before the step; restored with the rest.
         once: gives warnings; a new one where none is given.
@@ -46,6 +48,7 @@ class Evaluator:
         ranks: the processes that share the step.
         snapshot: everything as it was before the step.
         once: gives warnings.
+        decay: the term that a step minimises besides; None where there is none.
     """
 
     def __init__(
@@ -54,23 +57,27 @@ class Evaluator:
         params: Sequence[Tensor],
         *,
         maximize: bool = False,
+        weight_decay: Sequence[float] | None = None,
         double_backward: bool = True,
         backward_calls: BackwardCalls | None = None,
         once: Once | None = None,
     ) -> None:
         self.closure = closure
-        self.params = list(params)
-        self.calls = 0
-        self.tests = 0
-        self.sign = -1.0 if maximize else 1.0
-        self.ranks = Ranks()
-        self.snapshot = Snapshot(
+        self.params: list[Tensor] = list(params)
+        self.calls: int = 0
+        self.tests: int = 0
+        self.sign: float = -1.0 if maximize else 1.0
+        self.ranks: Ranks = Ranks()
+        self.snapshot: Snapshot = Snapshot(
             params,
             BackwardCalls() if backward_calls is None else backward_calls,
             self.ranks.examine if self.ranks.distributed else None,
         )
+        self.decay = None
+        if weight_decay is not None:
+            self.decay = WeightDecay(weight_decay, self.params, self.snapshot.point.vector)
         self._double_backward = double_backward
-        self.once = Once() if once is None else once
+        self.once: Once = Once() if once is None else once
         self._after = self._drawn = self.snapshot.random
 
     def signed(self, value: Tensor) -> Tensor:

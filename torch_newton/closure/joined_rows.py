@@ -59,7 +59,7 @@ def joined(
     entry = cost.entry_operations(found.jacobian.factors, total)
     direct = cost.worth_a_factor(total, size, kind.itemsize, entry=entry, max_memory=memory)
     rows_of_all = _Joined(ranks, found.to(kind) if direct else found, rows)
-    # On every rank they may take what `holdable` allows those of one process.
+    # On every rank they may take what `held_rows` always allows those of one process.
     held = total * _entries_of_a_row(found.jacobian) <= max(MAX_ENTRIES, VECTORS * size)
     if direct and (size < total or held):
         return rows_of_all.space(bool(table[:, 2].all()), apart=size < total)

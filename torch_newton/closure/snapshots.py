@@ -200,10 +200,10 @@ class Snapshot:
         backward_calls: BackwardCalls,
         on_module: Callable[[nn.Module], None] | None = None,
     ) -> None:
-        self.point = Point.now(params)
-        self.random = RandomState.now(params)
-        self.buffers = Buffers(on_module)
-        self.trial_buffers = Buffers()
+        self.point: Point = Point.now(params)
+        self.random: RandomState = RandomState.now(params)
+        self.buffers: Buffers = Buffers(on_module)
+        self.trial_buffers: Buffers = Buffers()
         self._modes = Modes.now()
         self._gradients = Gradients(params)
         self._backward_calls, self._counts = backward_calls, dict(backward_calls.counts)

@@ -43,8 +43,10 @@ class Start:
         returned: what the closure returned.
         derivatives: of `graph` in each parameter, where they are made in its graph; None for
             those that have none.
-        loss: L, the mean over the processes.
-        gradient: what the closure left in ``.grad``, P entries, zeros for unused parameters; of
+        loss: of the function that the step minimises: L, the mean over the processes, and the
+            weight decay.
+        gradient: of that function, P entries.
+        left: what the closure left in ``.grad``, P entries, zeros for unused parameters; of
             -L where the loss is maximized, like everything here.
         own_gradient: the derivatives as one vector.
         surrogate: the function whose gradient is `gradient`.
@@ -56,6 +58,7 @@ class Start:
     derivatives: list[GradientEdge | None]
     loss: float
     gradient: Tensor
+    left: Tensor
     own_gradient: Tensor
     surrogate: Surrogate
     filled: list[bool]
@@ -109,23 +112,25 @@ def start(
     evaluator.note_random_state()
     graph = evaluator.signed(captured.loss)
     loss = ranks.agree(graph.item(), params[0])
-    left = [param.grad is not None for param in params]
-    gradient = evaluator.signed(flatten(filled([param.grad for param in params], params)))
+    filled_in = [param.grad is not None for param in params]
+    left = evaluator.signed(flatten(filled([param.grad for param in params], params)))
     changed = ranks.agree(float(passes.changed()), params[0]) > 0
-    own, surrogate = gradient, Surrogate(loss)
+    own, decay, surrogate = left, evaluator.decay, Surrogate(loss, decay=evaluator.decay)
     if changed or ranks.active:
         own = flatten(filled(passes.derivatives, params)).detach()
     if changed:
         weight = 1 + backward_calls.number() / passes.count
         mean = ranks.mean(own)
-        surrogate = Surrogate(loss, weight, gradient - mean)
+        surrogate = Surrogate(loss, weight, left - mean, decay)
         if weight == 1:
-            _warn_if_short(evaluator, gradient, mean)
+            _warn_if_short(evaluator, left, mean)
     # Of what the next evaluation zeroes anyway the vector is a copy, and all that is kept.
     for param in params:
         param.grad = None
     edges = edges_of(passes.derivatives)
-    return Start(graph, captured.returned, edges, loss, gradient, own, surrogate, left)
+    gradient = left if decay is None else left + decay.gradient
+    total = loss if decay is None else loss + decay.loss()
+    return Start(graph, captured.returned, edges, total, gradient, left, own, surrogate, filled_in)
 
 
 class _BackwardPasses:

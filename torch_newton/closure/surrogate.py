@@ -13,6 +13,8 @@ the loss counts k times, and so does its curvature,
 The ratio test then asks of a step that it lowers the last micro-batch, too, the only one that can
 be evaluated. Without the factor k a small network of 2, 4 or 8 micro-batches ends at losses of 1e10
 and beyond after sixty steps, or overflows; with it, at 3e-4 to 4e-2.
+
+A weight decay is added to either (`weight_decay`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor
 from ..linalg.operators import LinearOperator
 from ..preconditioners.function_space import FunctionSpace
 from ..preconditioners.low_rank import LowRankSpace
+from .weight_decay import WeightDecay
 
 
 @dataclass(frozen=True)
@@ -35,25 +38,40 @@ class Surrogate:
         start: L at the starting point.
         weight: k, one where nothing was accumulated before the closure ran.
         tilt: g_t - g, P entries; None where ``.grad`` is the gradient of L.
+        decay: the term that is added; None where there is none.
     """
 
     start: float
     weight: float = 1.0
     tilt: Tensor | None = None
+    decay: WeightDecay | None = None
 
     @property
     def accumulated(self) -> bool:
-        """Whether F is more than L: gradients were accumulated, or the closure changed them."""
+        """Whether gradients were accumulated, or the closure changed them."""
         return self.weight != 1 or self.tilt is not None
 
     def loss(self, value: float, direction: Tensor) -> float:
         """F at the starting point plus `direction`, given L there."""
+        decayed = 0.0 if self.decay is None else self.decay.loss(direction)
+        return self._of_closure(value, direction) + decayed
+
+    def _of_closure(self, value: float, direction: Tensor) -> float:
+        """F without the weight decay."""
         if self.weight != 1:
             return self.start + self.weight * (value - self.start)
         return value if self.tilt is None else value + float(self.tilt.to(direction) @ direction)
 
+    def own(self, value: float, direction: Tensor) -> float:
+        """L at the starting point plus `direction`, given F there."""
+        if self.decay is not None:
+            value -= self.decay.loss(direction)
+        if self.weight != 1:
+            return self.start + (value - self.start) / self.weight
+        return value if self.tilt is None else value - float(self.tilt.to(direction) @ direction)
+
     def curvature(self, A: LinearOperator) -> LinearOperator:
-        """The curvature of F, given that of L."""
+        """The curvature of F without the weight decay, given that of L."""
         return A if self.weight == 1 else self.weight * A
 
     def space(self, space: FunctionSpace | None) -> FunctionSpace | None:

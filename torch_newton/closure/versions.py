@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
-from inspect import signature
+from contextlib import AbstractContextManager
 
 from torch import Tensor
 from torch.autograd import grad_mode
-
-ONE_BY_ONE = "tensor" in signature(grad_mode._unsafe_preserve_version_counter).parameters
-"""Whether PyTorch keeps the counter of one tensor at a time, as 2.6 does; later versions keep those
-of several in one call."""
 
 
 def versions_kept(params: Sequence[Tensor]) -> AbstractContextManager[object]:
@@ -19,9 +14,4 @@ def versions_kept(params: Sequence[Tensor]) -> AbstractContextManager[object]:
 
     It is for changes that are undone: a graph made before the block is then still right.
     """
-    if not ONE_BY_ONE:
-        return grad_mode._unsafe_preserve_version_counter(tuple(params))
-    stack = ExitStack()
-    for param in params:
-        stack.enter_context(grad_mode._unsafe_preserve_version_counter(param))
-    return stack
+    return grad_mode._unsafe_preserve_version_counter(tuple(params))

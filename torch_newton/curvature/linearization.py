@@ -25,11 +25,12 @@ from ..graph.guard import warn_unreadable
 from ..graph.reading import Reading
 from ..graph.residuals import Residuals, read_residuals
 from ..linalg.operators import LinearOperator
+from ..preconditioners import cost
 from ..preconditioners.base import AnyPreconditioner, AtDamping
 from ..preconditioners.function_space import FunctionSpace
-from ..preconditioners.held_rows import holdable
+from ..preconditioners.held_rows import obstacle
+from ..preconditioners.linearized_loss import LinearizedLoss, without_rows
 from ..preconditioners.linearized_loss import linearize as linearized_loss
-from ..preconditioners.linearized_loss import without_rows
 from ..preconditioners.low_rank import LowRankSpace
 
 
@@ -50,6 +51,7 @@ class Linearization:
         twice: whether the graph can be differentiated twice.
         checked: whether a product that is not finite should be an error.
         missed: what was in the way, a phrase each, where no Jacobian could be read at all.
+        too_large: what does not fit in memory, a phrase each with the bytes that would do.
     """
 
     start: Start
@@ -63,6 +65,7 @@ class Linearization:
     twice: bool
     checked: bool
     missed: tuple[str, ...] = ()
+    too_large: tuple[str, ...] = ()
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -70,7 +73,8 @@ class Linearization:
         unrecognised = [] if self.residuals is None else self.residuals.unrecognised
         parts = tuple(f"the loss: {name}" for name in dict.fromkeys(unrecognised))
         reading = self.reading
-        return parts + self.missed + (reading.unread(self.evaluator.params) if reading else ())
+        of_reading = reading.unread(self.evaluator.params) if reading else ()
+        return parts + self.missed + of_reading + self.too_large
 
     def complaint(self) -> str | None:
         """What a user should know whose steps cannot be solved in function space, if so."""
@@ -160,14 +164,13 @@ def linearize(
     """
     params, ranks, loss = evaluator.params, evaluator.ranks, start.graph
     by_rows = preconditioner == "auto"
-    residuals, rows, found, missed = None, None, None, list[str]()
+    residuals, rows, found, missed, too_large = None, None, None, list[str](), list[str]()
     if (by_rows or terms) and (twice or retained(loss, params)):
         residuals = read_residuals(loss)
-    if by_rows and residuals is not None and holdable(residuals.of_outputs, params):
-        if ranks.active and residuals.terms and residuals.rows == 0:
-            found = without_rows(params)
-        else:
-            found = linearized_loss(residuals, params, start.own_gradient, missed)
+    if by_rows and residuals is not None:
+        reason = obstacle(residuals.of_outputs, params, max_memory)
+        too_large += [] if reason is None else [reason]
+        found = None if reason else _own_rows(residuals, start, evaluator, missed)
     at_damping = preconditioner(loss, params) if callable(preconditioner) else None
     if by_rows:
         rows = joined(ranks, found, params, max_memory, proposed)
@@ -176,6 +179,7 @@ def linearize(
     if rows is None and found is not None:
         low_rank = LowRankSpace.of(found, max_memory, proposed)  # each rank of its own
     if low_rank is not None:
+        too_large += cost.beyond_memory(low_rank.jacobian, low_rank.max_memory)
         low_rank = start.surrogate.low_rank(low_rank)
         at_damping = low_rank.operator
     recognised = residuals is not None and bool(residuals.terms) and not residuals.unrecognised
@@ -201,10 +205,20 @@ def linearize(
         twice=twice,
         checked=checked,
         missed=tuple(missed),
+        too_large=tuple(too_large),
     )
-    if by_rows and terms:
+    if by_rows and (terms or too_large):
         warn_unreadable(at.complaint())
     return at
+
+
+def _own_rows(
+    residuals: Residuals, start: Start, evaluator: Evaluator, missed: list[str]
+) -> LinearizedLoss | None:
+    """The rows of this process; those of no samples, where it is one of several and has none."""
+    if evaluator.ranks.active and residuals.terms and residuals.rows == 0:
+        return without_rows(evaluator.params)
+    return linearized_loss(residuals, evaluator.params, start.own_gradient, missed)
 
 
 def retained(loss: Tensor, params: Sequence[Tensor]) -> bool:

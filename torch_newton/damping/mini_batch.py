@@ -6,14 +6,12 @@ import math
 from dataclasses import dataclass
 
 from ..step import Step
+from .adaptive import CEILING
 from .base import RetryingRule
 from .context import Attempt, DampingContext
 
 OPENING = 10
 """Steps at the beginning of which each is put to the test, while lambda finds its size."""
-
-CEILING = 1e6
-"""Largest lambda in units of s: see `adaptive.CEILING`."""
 
 WORST = -0.5
 """Ratio below which a step is taken back: the loss of its own batch has then risen by more than

@@ -6,14 +6,17 @@ derivative is :math:`\sum_i l_i`, are one matrix (W, b), with :math:`r_i` contin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
+from .additions import added_to
 from .readers import Uses
 from .use import Use
+from .views import Place
 
 Shape = tuple[int, int, int]
 
@@ -76,7 +79,7 @@ def find_blocks(found: Uses, params: Sequence[Tensor]) -> list[Block]:
     for use in found.uses:
         uses[use.param].append(use)
     shapes = {i: _shape(uses[i], param) for i, param in enumerate(params)}
-    biases = _biases(uses, shapes)
+    biases = _biases(uses, shapes, found.shared)
     joined = {bias for bias, _ in biases.values()}
     blocks = []
     for i, param in enumerate(params):
@@ -115,7 +118,7 @@ def _shape_in(use: Use, entries: int) -> Shape:
 
 
 def _biases(
-    uses: dict[int, list[Use]], shapes: dict[int, Shape | None]
+    uses: dict[int, list[Use]], shapes: dict[int, Shape | None], shared: Container[Place]
 ) -> dict[int, tuple[int, int]]:
     """For weights that have one the bias beside them, and along which side it continues them.
 
@@ -129,18 +132,26 @@ def _biases(
             weights[i] = {use.output: use.cotangent_is_left for use in products}
     biases: dict[int, tuple[int, int]] = {}
     for i, found in uses.items():
-        outputs, shape = {use.output for use in found}, shapes[i]
+        shape = shapes[i]
         if not found or shape is None or not all(_is_sum(use) for use in found):
             continue
         for weight, sides in weights.items():
-            if weight in biases or not outputs <= sides.keys():
+            outputs = {beside(use, sides, shared) for use in found}
+            if weight in biases or None in outputs:
                 continue
-            lefts = {sides[output] for output in outputs}
+            lefts = {sides[output] for output in outputs if output is not None}
             groups, a, b = shapes[weight] or shape
             if len(lefts) == 1 and groups * (a if True in lefts else b) == shape[1]:
                 biases[weight] = i, RIGHT if True in lefts else LEFT
                 break
     return biases
+
+
+def beside(
+    use: Use, among: Container[GradientEdge], shared: Container[Place]
+) -> GradientEdge | None:
+    """Which of the outputs of a weight's uses a bias is used beside."""
+    return use.output if use.output in among else added_to(use.output, among, shared)
 
 
 def _is_sum(use: Use) -> bool:

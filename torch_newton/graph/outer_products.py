@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from .blocks import LEFT, Block, find_blocks
+from .blocks import LEFT, Block, beside, find_blocks
 from .convolutions import CONVOLUTIONS_IN_PAIRS
 from .random_root import OutputRoot, random_slopes
 from .readers import READERS, Uses, find_uses
 from .terms import Term
 from .use import Use
+from .views import Place
 
 MAX_ROWS = 512
 """Products of one use that are kept; of more a random sample stands for all. A convolution of 128
@@ -64,6 +65,7 @@ class Drawn:
         uses: of each parameter.
         seed: of the choice of products where there are too many.
         dtype: of the parameters; operands under autocast have fewer digits.
+        shared: what more than one operation takes.
     """
 
     blocks: list[Block]
@@ -72,6 +74,7 @@ class Drawn:
     uses: dict[int, list[Use]]
     seed: int
     dtype: torch.dtype
+    shared: frozenset[Place]
 
     @property
     def form(self) -> int:
@@ -84,9 +87,15 @@ class Drawn:
             return block.weight in self.gradients
         return any(self.cotangents[use.output] is not None for use in self.uses[block.weight])
 
+    def _biases(self, block: Block) -> dict[GradientEdge | None, Use]:
+        """The uses of its bias, by the outputs of the weight beside which they are."""
+        outputs = {use.output for use in self.uses[block.weight]}
+        biases = [] if block.bias is None else self.uses[block.bias]
+        return {beside(use, outputs, self.shared): use for use in biases}
+
     def of(self, block: Block) -> Iterator[Products]:
         """The products of each use of a block that the outputs depend on."""
-        biases = {} if block.bias is None else {use.output: use for use in self.uses[block.bias]}
+        biases = self._biases(block)
         generator = torch.Generator().manual_seed(self.seed)
         for use in self.uses[block.weight]:
             cotangent = self.cotangents[use.output]
@@ -142,7 +151,7 @@ def _passed(
         for i, gradient in zip(whole, gradients[len(edges) :], strict=True)
         if gradient is not None
     }
-    return Drawn(blocks, cotangents, others, uses, seed, params[0].dtype)
+    return Drawn(blocks, cotangents, others, uses, seed, params[0].dtype, found.shared)
 
 
 def _products(use: Use, cotangent: Tensor, generator: torch.Generator) -> Products:

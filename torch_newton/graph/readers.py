@@ -42,10 +42,12 @@ class Uses:
     Attributes:
         uses: where parameters enter through operations that are all known.
         obstacles: of the other parameters, by their numbers, an operation that is not known.
+        shared: what more than one operation takes, as far as the walk went.
     """
 
     uses: list[Use]
     obstacles: dict[int, str]
+    shared: frozenset[Place] = frozenset()
 
 
 def find_uses(
@@ -68,6 +70,7 @@ def find_uses(
     copied: dict[GradientEdge, Use] = {}
     obstacles: dict[int, str] = {}
     seen, stack = set(roots), list(set(roots))
+    taken, shared = {(root, 0) for root in roots}, set[Place]()
     for root in roots:
         own = views.at((root, 0))
         if own is not None:
@@ -81,6 +84,7 @@ def find_uses(
         for argument, (parent, number) in enumerate(node.next_functions):
             if parent is None:
                 continue
+            (shared if (parent, number) in taken else taken).add((parent, number))
             view = views.at((parent, number))
             if view is not None:
                 use, copy = _read(readers, node, argument, view), _copied(parent, views)
@@ -94,7 +98,8 @@ def find_uses(
                 seen.add(parent)
                 stack.append(parent)
     uses += copied.values()
-    return Uses([use for use in uses if use.param not in obstacles], obstacles)
+    known = [use for use in uses if use.param not in obstacles]
+    return Uses(known, obstacles, frozenset(shared))
 
 
 def _read(readers: Mapping[str, Reader], node: Node, argument: int, view: View) -> Use | None:

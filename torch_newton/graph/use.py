@@ -14,7 +14,7 @@ Rows = Callable[[Tensor], Tensor]
 
 MAX_ENTRIES = 50_000_000
 """Entries up to which rows of J are formed where they cannot be held as factors: 400 MB in double
-precision, as many as `preconditioners.function_space` allows a whole Jacobian."""
+precision, as many as `preconditioners.held_rows` always allows a whole Jacobian."""
 
 
 @dataclass(frozen=True)

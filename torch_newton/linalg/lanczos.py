@@ -146,14 +146,14 @@ class Process:
             start = torch.randn(rows, generator=generator, dtype=torch.float64)
         start = start.to(A.device, A.dtype)
         self.A = A
-        self.capacity = min(max_iter, rows)
-        self.next = start / torch.linalg.vector_norm(start)
+        self.capacity: int = min(max_iter, rows)
+        self.next: Tensor = start / torch.linalg.vector_norm(start)
         del start  # a vector of n entries, which need not stand beside the basis
-        self.basis = torch.empty(self.capacity, rows, dtype=A.dtype, device=A.device)
+        self.basis: Tensor = torch.empty(self.capacity, rows, dtype=A.dtype, device=A.device)
         self.diagonal: list[float] = []
         self.off_diagonal: list[float] = []
-        self.norm = 0.0
-        self.residual = 1.0
+        self.norm: float = 0.0
+        self.residual: float = 1.0
 
     @property
     def steps(self) -> int:

@@ -52,10 +52,11 @@ class PivotedCholesky:
     def __init__(self, jacobian: FactoredJacobian) -> None:
         self.jacobian = jacobian
         self.pivots: list[int] = []
-        self.left = jacobian.squared_norms()
-        self.trace = float(self.left.sum())
-        self.fall, self.block = 0.0, 50  # until there is one
-        self.triangle = torch.zeros(0, 0, dtype=torch.float64, device=self.left.device)
+        self.left: Tensor = jacobian.squared_norms()
+        self.trace: float = float(self.left.sum())
+        self.fall: float = 0.0
+        self.block: int = 50  # until there is one
+        self.triangle: Tensor = torch.zeros(0, 0, dtype=torch.float64, device=self.left.device)
         self._parts: list[Tensor] = []
         self._rows: FactoredJacobian | None = None
         self._generator = torch.Generator().manual_seed(0)

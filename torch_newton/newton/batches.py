@@ -62,6 +62,14 @@ class Batches:
         limit = TOLERANCE * max(abs(loss), abs(self.loss))
         return replace(self, changes=self.changes + 1 if abs(loss - self.loss) > limit else 0)
 
+    @property
+    def begun(self) -> Batches:
+        """At the first other batch: one change is enough where exact steps are too dear to try."""
+        known = self.factored and self.contest.opening and self.contest.spent > 0
+        if self.vary or not (self.changes and known and self.contest.too_dear):
+            return self
+        return replace(self, changes=ENOUGH, contest=self.contest.without_exact())
+
     def numbers(self) -> dict[str, Any]:
         """As numbers in dictionaries, the form in which a checkpoint holds it.
 
@@ -93,7 +101,9 @@ def reduction(evaluator: Evaluator, begin: Start, last: Tensor) -> tuple[float, 
     """
     with evaluator.testing():
         before, _ = evaluator.loss_at(-last)
-    after = begin.loss
+    after, decay = begin.loss, begin.surrogate.decay
+    if decay is not None:
+        before += decay.loss(-last)
     if before > 0 and after > 0:
         return before - after, math.log(before / after)
     return before - after, (before - after) / max(abs(before), abs(after), 1e-300)

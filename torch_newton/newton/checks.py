@@ -1,4 +1,4 @@
-"""Checks of the learning rate, of parameter groups and of parameters."""
+"""Checks of the learning rate, of lambda, of parameter groups and of parameters."""
 
 from __future__ import annotations
 
@@ -32,6 +32,25 @@ def check_lr(lr: float | Tensor) -> None:
         raise ValueError(f"lr must be finite and >= 0, not {float(lr)}")
 
 
+def check_rates(lr: float | Tensor, weight_decay: float) -> None:
+    """Check both options that a group may have of its own: `check_lr`, `check_weight_decay`."""
+    check_lr(lr)
+    check_weight_decay(weight_decay)
+
+
+def check_weight_decay(weight_decay: float) -> None:
+    """Raise unless `weight_decay` is one finite number that is not negative.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite.
+    """
+    if isinstance(weight_decay, (bool, str)) or not isinstance(weight_decay, (int, float)):
+        raise TypeError(f"weight_decay must be a number, not {weight_decay!r}")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be finite and >= 0, not {weight_decay}")
+
+
 FOREIGN_LR = 1.001e-3
 """Learning rates below are Adam's defaults and smaller ones, also where they were rounded to single
 precision, and nobody's length of a Newton step."""
@@ -62,7 +81,7 @@ def warn_of_foreign_lr(lr: float | Tensor, adaptive: bool) -> None:
 FOREIGN = frozenset({
     "alpha", "amsgrad", "betas", "capturable", "centered", "dampening", "differentiable", "eps",
     "foreach", "fused",
-    "momentum", "nesterov", "rho", "weight_decay",
+    "momentum", "nesterov", "rho",
 })  # fmt: skip
 """Options of other optimizers, which a group copied from one may still have."""
 
@@ -79,13 +98,13 @@ def check_group(group: Mapping[str, object]) -> None:
     if foreign:
         raise ValueError(
             f"RegNewton has no {', '.join(foreign)}: leave it out of the parameter group"
-            + ("; add weight decay to the loss" if "weight_decay" in foreign else "")
         )
     own = sorted(OWN & set(group))
     if own:
         raise ValueError(
             f"{', '.join(own)} cannot differ between parameter groups, because one linear "
-            "system couples all parameters: give it to RegNewton(...); lr may differ"
+            "system couples all parameters: give it to RegNewton(...); lr and weight_decay may "
+            "differ"
         )
 
 
@@ -169,3 +188,22 @@ def _check_param(param: Tensor) -> None:
             "a parameter is an expanded tensor, whose entries share memory: make it with "
             ".clone() after .expand()"
         )
+
+
+def checked_damping(damping: float, *, needed: bool = False) -> float:
+    """The lambda that a rule has returned, as a float.
+
+    Args:
+        damping: what the rule returned.
+        needed: whether the matrix may be singular without it, as K of Kronecker factors may.
+
+    Raises:
+        ValueError: it is negative or not finite, or is zero and needed.
+    """
+    damping = float(damping)
+    if math.isfinite(damping) and (damping > 0 or (damping == 0 and not needed)):
+        return damping
+    raise ValueError(
+        f"the damping rule returned {damping}: it must be finite and "
+        + ("> 0 with curvature='kronecker'" if needed else ">= 0")
+    )

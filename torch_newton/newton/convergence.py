@@ -13,7 +13,7 @@ eigenvector, and less where flat directions hide behind steep ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +36,25 @@ UNCHANGED = 10.0
 STALLED = 20
 """Steps in which the loss has fallen by no more than that altogether: a further twenty of the same
 kind would not lower it by more."""
+
+
+def promises(others: Iterable[Step], loss: float, unit: float) -> bool:
+    """Whether another candidate system has lately expected more of the loss than it has fallen.
+
+    One with a large lambda expects little, whatever another could still gain. Delta may be twice
+    what there was because of the damping, and twice that because of `lr` (`expected_reduction`): if
+    all of it has been gained, the loss has fallen by a quarter of Delta at least.
+
+    Args:
+        others: the last step of each of the other systems.
+        loss: as it is now.
+        unit: of its rounding; a fall by few of them cannot be told from none.
+    """
+    return any(
+        UNCHANGED * unit < step.expected_reduction < math.inf
+        and step.loss - loss < step.expected_reduction / 4
+        for step in others
+    )
 
 
 def expected_reduction(gradient: Tensor, attempt: Attempt, lengths: float | Tensor) -> float:
@@ -71,18 +90,18 @@ class Rest:
     idle: int = 0
     fallen: float = 0.0
 
-    def after(self, step: Step, epsilon: float, moving: bool) -> Rest:
-        """The memory after a step.
+    def after(self, step: Step, epsilon: float, others: Iterable[Step]) -> Rest:
+        """The memory after a step that tried to move.
 
         Args:
             step: the step.
             epsilon: the unit of rounding of the loss.
-            moving: whether `lr` lets anything move at all.
+            others: the last steps of the other candidate systems.
         """
-        if not moving or step.attempts == 0:
-            return self
         unit = epsilon * abs(step.loss)
-        settled = self.settled + 1 if step.expected_reduction <= HALF_A_UNIT * unit else 0
+        little = step.expected_reduction <= HALF_A_UNIT * unit
+        arrived = little and not promises(others, step.loss_after, unit)
+        settled = self.settled + 1 if arrived else 0
         fallen = self.fallen + step.loss - step.loss_after
         if fallen > UNCHANGED * unit:
             return Rest(settled)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..closure.capture import ClosureError
 from ..linalg.flat import flatten
-from .checks import check_group, check_lr, check_params
+from .checks import check_group, check_params, check_rates
 
 Groups = Sequence[dict[str, Any]]
 
@@ -29,8 +29,17 @@ def trained(groups: Groups) -> list[Tensor]:
     check_params(params)
     for group in groups:
         check_group(group)  # which may have been written to since the last step
-        check_lr(group["lr"])
+        check_rates(group["lr"], group["weight_decay"])
     return params
+
+
+def weight_decays(groups: Groups, params: Sequence[Tensor]) -> list[float] | None:
+    """The weight decay of each parameter; None where none has any."""
+    if not any(group["weight_decay"] for group in groups):
+        return None
+    found = {p: float(group["weight_decay"]) for group in groups for p in group["params"]}
+    weights = [found[p] for p in params]
+    return weights if any(weights) else None
 
 
 def step_lengths(groups: Groups, params: Sequence[Tensor]) -> float | Tensor:

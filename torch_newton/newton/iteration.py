@@ -33,27 +33,12 @@ from .memory import Memory, SystemMemory
 from .next_batch import left, looked_at, met
 from .observation import Observation, observation
 from .options import Options
+from .outcome import Outcome
 from .quadratic_model import QuadraticModel
 from .selection import Systems, plan, possible, select
+from .stochastic import StochasticIteration
 from .trust_region import TrustRegionSearch
 from .verification import Verified, kind_of, no_potential, wrong
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step leaves behind.
-
-    Attributes:
-        returned: what the closure returned, or the loss before the step where that was nothing.
-        step: what was done.
-        memory: what the next step depends on.
-        underdetermined: whether a Gauss-Newton matrix of no more rows than parameters was used.
-    """
-
-    returned: Any
-    step: Step
-    memory: Memory
-    underdetermined: bool
 
 
 @dataclass(frozen=True)
@@ -87,9 +72,14 @@ class Iteration:
         """
         planned = plan(self.options, self.memory)
         begin = self._start(planned, backward_calls)
-        if self.options.for_batches is None:
+        for_batches = self.options.for_batches
+        if for_batches is None:
             return self._from(begin, planned, backward_calls, observe)[0]
         memory = met(self.memory, self.evaluator, begin, self.state)
+        if memory.batches.along_factors:
+            known = memory, self.state, self.lengths, self.once
+            other = StochasticIteration(self.evaluator, for_batches, *known, chosen=True)
+            return other.chosen_from(begin, backward_calls, observe)
         outcome, move, cost = replace(self, memory=memory)._from(
             begin, planned, backward_calls, observe
         )
@@ -111,15 +101,17 @@ class Iteration:
         verified = self._verified(at) if system.exact else self.memory.verified
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
-        step, direction, known = self._search(system, systems[system], at, model)
+        step, direction, known, rest = self._search(system, systems[system], at, model)
         observe(observation(at, model, step))
-        self.evaluator.finish(direction, begin.gradient, begin.filled)
+        self.evaluator.finish(direction, begin.left, begin.filled)
         backward_calls.leave(self.evaluator.params)
         if model.scaling is not None:
             model.scaling.keep(self.state)
-        memory = self._record(step, known, at, systems, verified)
+        memory = replace(
+            self._record(step, known, rest, at, systems, verified), pivots=_pivots(model, at)
+        )
         outcome = Outcome(self._returned(begin), step, memory, model.underdetermined)
-        if not memory.batches.changes:
+        if not memory.batches.changes and self.memory.steps > 0:
             return outcome, direction, 0.0
         return outcome, direction, cost_in_gradients(step, systems[step.system], at)
 
@@ -133,7 +125,7 @@ class Iteration:
             check_twice_differentiable(nodes_of(begin.graph), begin.derivatives)
         if self.memory.steps == 0:
             refuse_counting(begin.graph)
-            self.evaluator.check_repeatable(begin.loss)
+            self.evaluator.check_repeatable(begin.surrogate.start)
         begin.check_finite()
         return begin
 
@@ -156,8 +148,8 @@ class Iteration:
             WrongHessianError: the Hessian is wrong.
         """
         known = self.memory.verified
-        if not (self.twice and self.options.hvp == "auto"):
-            return known
+        if not (self.twice and self.options.hvp == "auto") or self._resting:
+            return known  # at rest nothing depends on it, and it would wait for the next one
         graph = kind_of(at.start.graph)
         if known.due(graph):
             verdict = at.verdict()
@@ -169,10 +161,11 @@ class Iteration:
 
     def _scaling(self, at: Linearization) -> Scaling | None:
         """D of the Jacobian at hand, not smaller than it has been."""
-        if at.space is None:
+        rows = at.space if at.space is not None else at.iterative
+        if rows is None:
             return None
         earlier = Scaling.kept(self.state, self.evaluator.params)
-        return Scaling.of(at.space.jacobian, at.space.shift).maximum(earlier)
+        return Scaling.of(rows.jacobian, rows.shift).maximum(earlier)
 
     def _search(
         self,
@@ -180,8 +173,8 @@ class Iteration:
         curvature: Curvature,
         at: Linearization,
         model: QuadraticModel,
-    ) -> tuple[Step, Tensor | None, SystemMemory]:
-        """What was done, the accepted direction, and what is remembered of the system."""
+    ) -> tuple[Step, Tensor | None, SystemMemory, Rest]:
+        """What was done, the accepted direction, and what is remembered of system and rest."""
         known = self.memory.of(system)
         s = known.scale
         if s == 0.0 and model.gradient_norm > 0:
@@ -190,8 +183,9 @@ class Iteration:
         step = self._opening(system, at, model, context, known.last)
         first_norm = known.first_gradient_norm or model.gradient_norm
         if model.gradient_norm == 0:
-            step = replace(step, convergence=self._rest(step).verdict(step))
-            return step, None, SystemMemory(known.last, s, first_norm)
+            rest = self.memory.rest
+            step = replace(step, convergence=rest.verdict(step))
+            return step, None, SystemMemory(known.last, s, first_norm), rest
         search = TrustRegionSearch(
             model,
             curvature,
@@ -199,16 +193,26 @@ class Iteration:
             at.start.surrogate,
             self.options,
             self.lengths,
-            resting=self.memory.last_step is not None and self.memory.last_step.converged,
+            resting=self._resting,
         )
         step, direction = search.run(step, context, known.last, first_norm)
-        step = replace(step, convergence=self._rest(step).verdict(step))
-        return step, direction, SystemMemory(step, s, first_norm)
+        rest = self._rest(step)
+        step = replace(step, convergence=rest.verdict(step))
+        return step, direction, SystemMemory(step, s, first_norm), rest
+
+    @property
+    def _resting(self) -> bool:
+        """Whether the last step was one of training that has come to rest."""
+        return self.memory.last_step is not None and self.memory.last_step.converged
 
     def _rest(self, step: Step) -> Rest:
         """What is remembered of steps that did not lower the loss, after this one."""
-        moving = bool(torch.as_tensor(self.lengths).any())
-        return self.memory.rest.after(step, torch.finfo(self.evaluator.params[0].dtype).eps, moving)
+        memory = self.memory
+        if not torch.as_tensor(self.lengths).any():
+            return memory.rest
+        others = (s.last for name, s in memory.systems.items() if name != step.system.name)
+        epsilon = torch.finfo(self.evaluator.params[0].dtype).eps
+        return memory.rest.after(step, epsilon, (last for last in others if last))
 
     def _context(self, s: float, loss: float, model: QuadraticModel) -> DampingContext:
         """What the damping is measured against."""
@@ -253,6 +257,7 @@ class Iteration:
         self,
         step: Step,
         known: SystemMemory,
+        rest: Rest,
         at: Linearization,
         systems: Systems,
         verified: Verified,
@@ -275,12 +280,18 @@ class Iteration:
             history=history,
             finite_difference=self.memory.finite_difference,
             verified=verified,
-            pivots=() if at.low_rank is None else at.low_rank.kept,
-            batches=looked_at(self.memory.batches, at),
-            rest=self._rest(step),
+            batches=looked_at(self.memory.batches, at, self.memory.steps == 0),
+            rest=rest,
         )
 
     def _returned(self, begin: Start) -> Any:
         if begin.returned is not None:
             return begin.returned
         return self.evaluator.signed(begin.graph.detach())
+
+
+def _pivots(model: QuadraticModel, at: Linearization) -> tuple[int, ...]:
+    """Rows for the next factor of low rank, from the model's or from that which preconditions."""
+    if model.pivots or at.low_rank is None:
+        return model.pivots
+    return at.low_rank.kept

@@ -14,7 +14,7 @@ from ..closure.start import Start
 from ..curvature.kronecker import Kronecker
 from ..curvature.linearization import Linearization
 from ..step import Path, Step
-from .batches import ENOUGH, Batches, last_step, place_of, reduction
+from .batches import Batches, last_step, place_of, reduction
 from .memory import Memory
 
 
@@ -23,7 +23,7 @@ def met(
 ) -> Memory:
     """The memory with what this step's batch says of the last step, before the step is chosen."""
     params = evaluator.params
-    batches = memory.batches.seen(begin.loss, place_of(params))
+    batches = memory.batches.seen(begin.surrogate.start, place_of(params)).begun
     last = last_step(state, params) if batches.vary and batches.contest.due else None
     if last is None:
         return replace(memory, batches=batches)
@@ -54,9 +54,15 @@ def _judged(memory: Memory, gain: float) -> Memory:
     return replace(memory, systems=systems)
 
 
-def looked_at(batches: Batches, at: Linearization) -> Batches:
-    """With whether the loss has Kronecker factors, where that may soon be asked."""
-    if not batches.changes:
+def looked_at(batches: Batches, at: Linearization, first: bool) -> Batches:
+    """With whether the loss has Kronecker factors, where that may soon be asked.
+
+    Args:
+        batches: what is remembered of them.
+        at: the present point.
+        first: whether this is the first step, after which the batches may vary.
+    """
+    if not (batches.changes or first):
         return batches
     return replace(batches, factored=Kronecker().available(at))
 
@@ -75,12 +81,11 @@ def left(
         cost: of the step, in gradients.
     """
     batches, surrogate = memory.batches, begin.surrogate
-    loss = begin.loss
-    if move is not None:
-        loss = math.nan if surrogate.accumulated else step.loss_after
-    if batches.changes and batches.contest.too_dear(cost):
-        # One change is enough where another exact step, to be sure, would cost too much.
-        batches = replace(batches, changes=max(batches.changes, ENOUGH))
-    contest = batches.contest.after(cost) if batches.vary else batches.contest
+    loss = surrogate.start if move is None else surrogate.own(step.loss_after, move)
+    contest = batches.contest
+    if batches.vary:
+        contest = contest.after(cost)
+    elif batches.changes or memory.steps == 1:
+        contest = contest.began(cost)
     place = place_of(evaluator.params)
     return replace(memory, batches=replace(batches, loss=loss, place=place, contest=contest))

@@ -46,7 +46,7 @@ def observation(at: Linearization, model: QuadraticModel, step: Step) -> Observa
     return Observation(
         at.start.graph,
         at.evaluator.params,
-        at.start.gradient,
+        at.start.left,
         model.curvature if step.system.exact else None,
         at.space,
         None if scaling is None else scaling.vector,

@@ -10,6 +10,8 @@ what is wrong                                       what it says
 ``lr`` no number                                    lr must be a number
 ``lr`` a tensor of several elements                 Tensor lr must be 1-element
 ``lr`` of another optimizer (a warning)             is a learning rate for
+``weight_decay`` negative or not finite             weight_decay must be finite and >= 0
+``weight_decay`` no number                          weight_decay must be a number
 ``damping`` negative or not finite                  damping must be a finite number
 ``damping`` an unknown name                         unknown damping
 ``damping`` of another type                         damping must be a name, a number
@@ -29,7 +31,7 @@ a rule with constants out of range                  needs
 ``maximize`` not a bool                             maximize must be True or False
 ``verbose`` not a bool                              verbose must be True or False
 another optimizer's option in a group               RegNewton has no
-an option other than ``lr`` in a group              cannot differ between parameter groups
+an option for all parameters in a group             cannot differ between parameter groups
 no parameters                                       empty parameter list
 one tensor instead of a list                        should be an iterable
 a parameter that is no tensor                       can only optimize Tensors

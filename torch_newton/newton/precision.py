@@ -10,7 +10,7 @@ from ..preconditioners.function_space import FunctionSpace
 
 
 def gradient_in(space: FunctionSpace | None, start: Start) -> tuple[Tensor, float]:
-    """What the closure left in ``.grad`` in the precision of a space, and its unit of rounding.
+    """The gradient of the function to minimise, in the precision of a space, and its rounding.
 
     Where that is a higher one, J^T t summed up in it takes the place of autograd's gradient: what
     rounding leaves in that outside the range of J^T would be divided by the damping. Not so where
@@ -21,5 +21,8 @@ def gradient_in(space: FunctionSpace | None, start: Start) -> tuple[Tensor, floa
     if space is None or space.dtype is gradient.dtype:
         return gradient, unit
     if space.sums_up and not start.surrogate.accumulated:
-        return space.gradient, torch.finfo(space.dtype).eps
+        gradient, decay = space.gradient, start.surrogate.decay
+        if decay is not None:
+            gradient = gradient + decay.gradient.to(space.dtype)
+        return gradient, torch.finfo(space.dtype).eps
     return gradient.to(space.dtype), unit

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..linalg.change_of_variables import ChangeOfVariables
 from ..linalg.solution import Solution, Stop
 from ..preconditioners.function_space import DampedInverse
 from ..preconditioners.low_rank import LowRankInverse
+from ..preconditioners.weighted_inverse import WeightedInverse
 from ..step import Path
+
+Inverse = DampedInverse | WeightedInverse | LowRankInverse
+"""Of a Gauss-Newton matrix plus lambda I."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Proposal:
     curvature_min: float
     negative_curvature: bool
     path: Path
-    inverse: DampedInverse | LowRankInverse | None = None
+    inverse: Inverse | None = None
 
     @property
     def rank(self) -> int:
@@ -52,9 +57,37 @@ class Proposal:
         return found.effective_dimension if isinstance(found, LowRankInverse) else 0.0
 
 
-def direct(d: Tensor, image: Tensor, path: Path, inverse: DampedInverse | None = None) -> Proposal:
-    """A Gauss-Newton step d, given J d, that a factorisation gave."""
-    curvatures = [float(image @ image)]
+def proposed(
+    variables: ChangeOfVariables,
+    directions: list[Tensor],
+    curvatures: list[float],
+    solution: Solution,
+    negative: bool,
+    path: Path,
+    inverse: Inverse | None = None,
+) -> Proposal:
+    """What a solver found in some variables, in the parameters themselves."""
+    return Proposal(
+        [variables.to_theta(d) for d in directions],
+        curvatures,
+        solution.stop,
+        solution.iterations,
+        solution.curvature_min,
+        negative,
+        path,
+        inverse,
+    )
+
+
+def direct(
+    d: Tensor,
+    image: Tensor,
+    path: Path,
+    inverse: DampedInverse | WeightedInverse | None = None,
+    decayed: float = 0.0,
+) -> Proposal:
+    """A Gauss-Newton step d, given J d and d^T W d, that a factorisation gave."""
+    curvatures = [float(image @ image) + decayed]
     return Proposal([d], curvatures, Stop.CONVERGED, 0, math.inf, False, path, inverse)
 
 

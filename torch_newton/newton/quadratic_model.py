@@ -8,24 +8,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..closure.weight_decay import WeightDecay
 from ..curvature.base import Curvature
 from ..curvature.linearization import Linearization
 from ..linalg.change_of_variables import ChangeOfVariables
 from ..linalg.conjugate_gradient import conjugate_gradient
 from ..linalg.operators import LinearOperator, damped, in_dtype
-from ..linalg.solution import Solution, Stop
+from ..linalg.solution import Stop
 from ..linalg.solve import solve_or_eliminate, solve_symmetric
 from ..preconditioners.base import AtDamping
 from ..preconditioners.correction import second_order_correction
-from ..preconditioners.function_space import DampedInverse, FunctionSpace
+from ..preconditioners.function_space import FunctionSpace
 from ..preconditioners.least_squares import least_squares_step
-from ..preconditioners.low_rank import LowRankInverse, LowRankSpace
+from ..preconditioners.low_rank import LowRankSpace
 from ..preconditioners.scaling import Scaling
 from ..step import Path
 from .completion import completed, iterated_gauss_newton
 from .counting import Counter, counted
+from .decayed import Decayed
 from .precision import gradient_in
-from .proposal import Proposal, curvature_of, direct
+from .proposal import Inverse, Proposal, curvature_of, direct, proposed
 
 LIFTS = 6
 """Times that D is enlarged for one lambda: the excess of a step squared each time, so that 1e6 is
@@ -45,12 +47,13 @@ class QuadraticModel:
         at_damping: a preconditioner for each lambda, where the user gave one.
         space: the function space of the loss, where it could be read.
         exact_inverse: whether the damped inverse in `space` is that of A itself.
-        scaling: D; the identity where there is none. It takes a `space`. Steps under an adaptive
-            damping may enlarge it, and `scaling` is the present one.
+        scaling: D; the identity where there is none. It takes a `space` or `low_rank`. Steps under
+            an adaptive damping may enlarge it, and `scaling` is the present one.
         path: how the system is solved, where that does not follow from the above.
         rounding: the unit of rounding in g, where that is not the one of its dtype.
         low_rank: the rows of the loss, where there are too many for a `space`.
         closed_rows: whether their J^T J is A.
+        decay: W, a weight decay; its curvature is added to A, and `gradient` has its gradient.
         limited: whether a step with a scaling moves no tensor much farther than its size, where
             the rows are those of the loss.
 
@@ -71,40 +74,42 @@ class QuadraticModel:
         low_rank: LowRankSpace | None = None,
         closed_rows: bool = True,
         limited: bool = True,
+        decay: WeightDecay | None = None,
     ) -> None:
-        self._exact_inverse = exact_inverse
+        self._exact_inverse, self._decay = exact_inverse, Decayed(decay)
         # Products through autograd have the parameters' precision, and then vectors have it too.
         self._dtype = gradient.dtype if exact_inverse else curvature.dtype
-        self.epsilon = max(rounding, torch.finfo(self._dtype).eps)
-        self.gradient = gradient.to(self._dtype)
-        self.gradient_norm = float(torch.linalg.vector_norm(self.gradient))
+        self.epsilon: float = max(rounding, torch.finfo(self._dtype).eps)
+        self.gradient: Tensor = gradient.to(self._dtype)
+        self.gradient_norm: float = float(torch.linalg.vector_norm(self.gradient))
         self._counter = Counter()
         self._at_damping = at_damping
         # Rows of another matrix, such as an empirical Fisher, have their lengths from elsewhere.
-        self._limited = limited and bool(space and space.sums_up)
-        self._low_rank, self._closed_rows = low_rank, closed_rows
-        if space is not None:
-            self.path = Path.FUNCTION_SPACE
-        else:
-            self.path = path or (Path.PLAIN if at_damping is None else Path.USER)
+        self._limited = limited and (low_rank is not None or bool(space and space.sums_up))
+        self._closed_rows = closed_rows
+        otherwise = path or (Path.PLAIN if at_damping is None else Path.USER)
+        self.path: Path = Path.FUNCTION_SPACE if space is not None else otherwise
 
-        self.curvature = counted(curvature, self._counter)
-        self._unscaled = gradient, space
+        self.curvature: LinearOperator = counted(curvature, self._counter)
+        self._unscaled = gradient, space, low_rank
         self._rescale(scaling)
 
     def _rescale(self, scaling: Scaling | None) -> None:
         """Solve in the variables of a scaling, where the damping is a multiple of I."""
-        self.scaling, (_, space) = scaling, self._unscaled
-        self._variables, self._space = ChangeOfVariables(), space
-        if scaling is not None and space is not None:
-            self._variables = ChangeOfVariables(scaling.vector)
-            self._space = space.scaled(scaling)
-        self._A = self._variables.curvature(in_dtype(self.curvature, self._dtype))
+        self.scaling = scaling
+        _, self._space, self._low_rank = self._unscaled
+        self._variables = ChangeOfVariables(None if scaling is None else scaling.vector)
+        if scaling is not None and self._space is not None:
+            self._space = self._space.scaled(scaling)
+        if scaling is not None and self._low_rank is not None:
+            self._low_rank = self._low_rank.scaled(scaling)
+        decayed = self._decay.curvature(self.curvature)
+        self._A = self._variables.curvature(in_dtype(decayed, self._dtype))
 
     @property
     def _space_g(self) -> Tensor:
         """g in the scaled variables, in the precision of the space; the caller's to keep."""
-        gradient, space = self._unscaled
+        gradient, space, _ = self._unscaled
         if space and self._space and gradient is space.gradient:
             return self._space.gradient  # the same numbers, in the same memory
         return self._variables.gradient(gradient)
@@ -134,6 +139,7 @@ class QuadraticModel:
             # The rows of the last micro-batch leave other gradients to D alone, so that all steps
             # are long; limiting them left 2 to 6 times the loss after forty.
             limited=not at.start.surrogate.accumulated,
+            decay=at.start.surrogate.decay,
         )
 
     @property
@@ -143,8 +149,14 @@ class QuadraticModel:
 
     def scale(self) -> float:
         """s = |A g| / |g| in the scaled variables; 1 where that is zero or not finite."""
-        s = self._variables.stretching(in_dtype(self.curvature, self._dtype), self._g)
+        decayed = self._decay.curvature(self.curvature)
+        s = self._variables.stretching(in_dtype(decayed, self._dtype), self._g)
         return s if s > 0 and math.isfinite(s) else 1.0
+
+    @property
+    def pivots(self) -> tuple[int, ...]:
+        """Rows for the next step's factor of low rank to choose from first."""
+        return () if self._low_rank is None else self._low_rank.kept
 
     @property
     def kernel_extremes(self) -> Callable[[], tuple[float, float]] | None:
@@ -164,7 +176,8 @@ class QuadraticModel:
     @property
     def underdetermined(self) -> bool:
         """Whether A is a Gauss-Newton matrix of no more rows than parameters."""
-        return self._exact_inverse and self._space is not None and self._space.dual
+        dual = self._space is not None and self._space.dual
+        return self._exact_inverse and dual and self._decay.least == 0
 
     def predicted_reduction(self, direction: Tensor, curvature: float) -> float:
         """How much the model falls along d, given d^T A d; the damping is no part of it."""
@@ -173,7 +186,7 @@ class QuadraticModel:
     def along(self, direction: Tensor) -> float:
         """d^T A d, by a product with A."""
         d = direction.to(self.curvature.dtype)
-        return float(d @ (self.curvature @ d))
+        return float(d @ (self.curvature @ d)) + self._decay.along(d)
 
     def corrected(self, proposal: Proposal, direction: Tensor, loss: Tensor) -> Tensor | None:
         r"""The direction d with a second-order correction; None where there is none.
@@ -231,31 +244,33 @@ class QuadraticModel:
 
         With the rows of the loss in hand they start at the Gauss-Newton step (`completion`).
         """
-        inverse: DampedInverse | LowRankInverse
+        inverse: Inverse
         if self._space is not None:
-            inverse = self._space.at(damping)
+            inverse, exact = self._decay.inverse(self._space, damping, self.scaling)
             d, image = inverse.step(self._space_g)
-            if self._exact_inverse:
+            if self._exact_inverse and exact:
                 self._counter.products += 1
-                return direct(self._variables.to_theta(d), image, self.path, inverse)
+                d = self._variables.to_theta(d)
+                return direct(d, image, self.path, inverse, self._decay.along(d))
             first = d.to(self._dtype)
             del d, image
         elif self._low_rank is not None and not self._closed_rows:
-            inverse = self._low_rank.at(damping)
+            inverse = self._low_rank.at(damping + self._decay.mean)
             first = iterated_gauss_newton(inverse, self._g, tol, self._counter)
         else:
             return self._preconditioned_step(damped(self._A, damping), damping, tol, max_iter)
         M = inverse.operator(self._dtype)
         found, curvatures, solution = completed(first, self._A, self._g, M, damping, tol, max_iter)
         negative = solution.stop is Stop.NEGATIVE_CURVATURE
-        return self._proposal(found, curvatures, solution, negative, self.path, inverse)
+        return proposed(self._variables, found, curvatures, solution, negative, self.path, inverse)
 
     def _preconditioned_step(
         self, A: LinearOperator, damping: float, tol: float, max_iter: int
     ) -> Proposal:
         """Conjugate gradients from zero, with what preconditioner there is."""
-        rows = None if self._low_rank is None else self._low_rank.at(damping)
-        M = rows.operator() if rows else self._at_damping and self._at_damping(damping)
+        mean = damping + self._decay.mean
+        rows = None if self._low_rank is None else self._low_rank.at(mean)
+        M = rows.operator() if rows else self._at_damping and self._at_damping(mean)
         solution = conjugate_gradient(
             A,
             -self._g,
@@ -269,7 +284,7 @@ class QuadraticModel:
         found = [solution.x] if bool(solution.x.any()) else []
         curvatures = [curvature_of(solution, damping)] if found else []
         negative = solution.stop is Stop.NEGATIVE_CURVATURE
-        return self._proposal(found, curvatures, solution, negative, self.path, rows)
+        return proposed(self._variables, found, curvatures, solution, negative, self.path, rows)
 
     def exact_step(self, damping: float, tol: float, max_iter: int | None) -> Proposal:
         """The solution to `tol`, a stationary point of the damped model also if indefinite.
@@ -277,14 +292,18 @@ class QuadraticModel:
         Where `max_iter` is given the iterations end there; else elimination finds what they do
         not, if P is not too large.
         """
-        if damping == 0 and self._exact_inverse and self._space is not None:
-            d = least_squares_step(self._space, self._space_g)
-            return direct(self._variables.to_theta(d), self._space.jacobian.matvec(d), self.path)
-        if self._space is not None:
-            inverse = self._space.at(damping) if damping > 0 else None
-            M = None if inverse is None else inverse.operator(self._dtype)
-        else:
-            M = None if self._at_damping is None else self._at_damping(damping)
+        undamped, space = damping + self._decay.least == 0, self._space
+        if undamped and self._decay.term is None and self._exact_inverse and space is not None:
+            d = least_squares_step(space, self._space_g)
+            return direct(self._variables.to_theta(d), space.jacobian.matvec(d), self.path)
+        M = None
+        if space is not None and not undamped:
+            inverse, _ = self._decay.inverse(space, damping, self.scaling)
+            M = inverse.operator(self._dtype)
+        elif space is None and self._low_rank is not None:
+            M = self._low_rank.operator(damping + self._decay.mean)
+        elif space is None and self._at_damping is not None:
+            M = self._at_damping(damping + self._decay.mean)
         A, b = damped(self._A, damping), -self._g
         if max_iter is None:
             solution, indefinite = solve_or_eliminate(A, b, M, tol=tol)
@@ -292,27 +311,6 @@ class QuadraticModel:
             solution, indefinite = solve_symmetric(A, b, M, tol=tol, max_iter=max_iter)
         path = Path.INDEFINITE if indefinite else self.path
         if solution.stop is Stop.NON_FINITE:
-            return self._proposal([], [], solution, indefinite, path)
+            return proposed(self._variables, [], [], solution, indefinite, path)
         curvatures = [curvature_of(solution, damping)]
-        return self._proposal([solution.x], curvatures, solution, indefinite, path)
-
-    def _proposal(
-        self,
-        directions: list[Tensor],
-        curvatures: list[float],
-        solution: Solution,
-        negative: bool,
-        path: Path,
-        inverse: DampedInverse | LowRankInverse | None = None,
-    ) -> Proposal:
-        """The proposal in the parameters themselves."""
-        return Proposal(
-            [self._variables.to_theta(d) for d in directions],
-            curvatures,
-            solution.stop,
-            solution.iterations,
-            solution.curvature_min,
-            negative,
-            path,
-            inverse,
-        )
+        return proposed(self._variables, [solution.x], curvatures, solution, indefinite, path)

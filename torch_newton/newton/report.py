@@ -73,8 +73,8 @@ def _way_out(step: Step) -> str:
         )
     if step.unread:
         return (
-            f"it is not solved in function space, because of {step.unread[0]}; write the loss "
-            "without that, or use mini-batches and curvature='kronecker'"
+            f"it is not solved in function space, because of {step.unread[0]}; do something about "
+            "that, or use mini-batches and curvature='kronecker'"
         )
     return (
         "lower cg_max_iter, use fewer samples in a step, or mini-batches and "

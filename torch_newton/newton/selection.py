@@ -55,11 +55,12 @@ def possible(options: Options, at: Linearization) -> Systems:
     found = {
         system: curvature
         for system, curvature in options.systems.items()
-        if curvature in available and (at.space is not None or not system.scaled)
+        if curvature in available
+        and (at.space is not None or at.iterative is not None or not system.scaled)
     }
     if not found:
         raise ClosureError(
-            "scaling='jacobian' needs a loss whose rows can be read, and fewer of them or of "
-            "the parameters than this one has: use scaling='auto' or None"
+            "scaling='jacobian' needs a loss whose rows can be read, and held in memory: use "
+            "scaling='auto' or None"
         )
     return found

@@ -41,11 +41,11 @@ from ..warning import Once
 from .batches import keep_step, last_step
 from .contest import STEP_COST
 from .curvature_along import CurvatureAlong
-from .iteration import Outcome
 from .memory import Memory, SystemMemory
 from .next_batch import left, met
 from .observation import Observation
 from .options import Options
+from .outcome import Outcome
 from .stochastic_search import StochasticSearch
 
 EVERY_STEP, PERIOD = 10, 3
@@ -82,12 +82,18 @@ class StochasticIteration:
         """Take the step; the arguments are those of `Iteration.run`."""
         begin = start(self.evaluator, plain_gradient, backward_calls)
         if self.memory.steps == 0:
-            self.evaluator.check_repeatable(begin.loss)
+            self.evaluator.check_repeatable(begin.surrogate.start)
         begin.check_finite()
         if not self.chosen:
             return self._from(begin, backward_calls, observe)
         memory = met(self.memory, self.evaluator, begin, self.state)
-        outcome = replace(self, memory=memory)._from(begin, backward_calls, observe)
+        return replace(self, memory=memory).chosen_from(begin, backward_calls, observe)
+
+    def chosen_from(
+        self, begin: Start, backward_calls: BackwardCalls, observe: Callable[[Observation], None]
+    ) -> Outcome:
+        """A step that was chosen for its batch, whose verdict on the last one `memory` has."""
+        outcome = self._from(begin, backward_calls, observe)
         move = last_step(self.state, self.evaluator.params)
         memory = left(outcome.memory, self.evaluator, begin, outcome.step, move, STEP_COST)
         return replace(outcome, memory=memory)
@@ -104,10 +110,8 @@ class StochasticIteration:
         step, move = search.run(self._opening(begin, search.context), self._last_step())
         forward = FORWARD * (self.evaluator.calls - calls)
         step = replace(step, gradients=1 + passes * BACKWARD_ONLY + forward)
-        observe(
-            Observation(begin.graph, self.evaluator.params, begin.gradient, None, None, None, step)
-        )
-        self.evaluator.finish(move, begin.gradient, begin.filled)
+        observe(Observation(begin.graph, self.evaluator.params, begin.left, None, None, None, step))
+        self.evaluator.finish(move, begin.left, begin.filled)
         backward_calls.leave(self.evaluator.params)
         K.keep(self.state)
         keep_step(self.state, self.evaluator.params, move)
@@ -158,7 +162,9 @@ class StochasticIteration:
         weight = begin.surrogate.weight
         along = None if change is None else CurvatureAlong(self.evaluator, change, weight)
         g, known = begin.gradient, self._known
-        s = known.scale or _scale(weight * K.matvec(g), g)
+        decay = begin.surrogate.decay
+        Kg = weight * K.matvec(g)
+        s = known.scale or _scale(Kg if decay is None else Kg + decay.diagonal * g, g)
         context = DampingContext(
             s,
             self.options.width or width(params),

@@ -14,6 +14,7 @@ from ..linalg.flat import norm
 from ..linalg.solution import Stop
 from ..preconditioners.kronecker import KroneckerFactored
 from ..step import Step
+from .checks import checked_damping
 from .curvature_along import CurvatureAlong
 from .options import Options
 from .trust_region import ROUNDING
@@ -64,7 +65,7 @@ class StochasticSearch:
         if step.gradient_norm == 0:
             return step, None
         rule, retrying = self.options.damping, self.options.retrying
-        damping = checked(rule(self.last, self.context))
+        damping = checked_damping(rule(self.last, self.context), needed=True)
         for number in range(1, retrying.attempts + 1 if retrying is not None else 2):
             # After a refusal without inertia, which may be what led astray.
             direction = self._direction(damping, before if number == 1 else None)
@@ -73,7 +74,8 @@ class StochasticSearch:
             accepted = self._accepts(attempt)
             if accepted or retrying is None:
                 break
-            damping = checked(retrying.retry(damping, attempt, self.context))
+            retried = retrying.retry(damping, attempt, self.context)
+            damping = checked_damping(retried, needed=True)
         step = replace(
             step,
             loss_after=attempt.loss if accepted else step.loss,
@@ -90,16 +92,24 @@ class StochasticSearch:
     def _direction(self, damping: float, before: Tensor | None) -> Tensor:
         """The step: along d as far as the batch allows, and on along the last one."""
         weight, g = self.begin.surrogate.weight, self.begin.gradient
-        d = -self.K.solve(g, damping / weight) / weight
+        decay = self.begin.surrogate.decay
+        W = None if decay is None else decay.diagonal / weight
+        d = -self.K.solve(g, damping / weight, W) / weight
         if isinstance(self.lengths, Tensor):
             d = self.lengths * d
-        curvature = None if self.along is None else self.along(d)
+        curvature = self._along(d)
         alpha = 1.0
         if curvature is not None:
             alpha = -float(g @ d) / (curvature + damping * float(d @ d))
         if not isinstance(self.lengths, Tensor):
             alpha *= self.lengths
         return alpha * d if before is None else KEPT * before + GAIN * alpha * d
+
+    def _along(self, direction: Tensor) -> float | None:
+        """The curvature along a direction, with that of the weight decay."""
+        found = None if self.along is None else self.along(direction)
+        decay = self.begin.surrogate.decay
+        return found if found is None or decay is None else found + decay.along(direction)
 
     def _is_tested(self, step: Step, direction: Tensor, before: Tensor | None) -> bool:
         """Whether the loss is evaluated where the step leads."""
@@ -117,7 +127,7 @@ class StochasticSearch:
             return untried
         value, _ = self.evaluator.loss_at(direction)
         value = self.begin.surrogate.loss(value, direction)
-        curvature = None if self.along is None else self.along(direction)
+        curvature = self._along(direction)
         predicted = math.nan
         if curvature is not None:
             predicted = -float(self.begin.gradient @ direction) - 0.5 * curvature
@@ -143,17 +153,3 @@ def _ratio(loss: float, predicted: float, value: float, epsilon: float) -> float
         return math.nan
     rounding = ROUNDING * epsilon * abs(loss)
     return (loss - value + rounding) / (predicted + rounding)
-
-
-def checked(damping: float) -> float:
-    """A number that a rule has returned.
-
-    Raises:
-        ValueError: it is negative or not finite; or zero, for K may be singular.
-    """
-    damping = float(damping)
-    if not (math.isfinite(damping) and damping > 0):
-        raise ValueError(
-            f"the damping rule returned {damping}: with curvature='kronecker' it must be > 0"
-        )
-    return damping

@@ -14,6 +14,7 @@ from ..curvature.base import Curvature
 from ..damping import Attempt, DampingContext, RetryingRule
 from ..linalg.flat import norm
 from ..step import Step
+from .checks import checked_damping
 from .convergence import expected_reduction
 from .options import Options
 from .proposal import Proposal
@@ -88,7 +89,7 @@ class TrustRegionSearch:
         """
         rule, retrying = self.options.damping, self.options.retrying
         tol = self._tolerance(first_norm)
-        first = damping = _checked(rule(last, context))
+        first = damping = checked_damping(rule(last, context))
         iterations, negative, lowest, flat = 0, False, math.inf, _Flat()
         attempts = 1 if retrying is None or self.resting else retrying.attempts
         for number in range(1, attempts + 1):
@@ -110,7 +111,7 @@ class TrustRegionSearch:
             if accepted and attempt.direction is not None:
                 break
             if retrying is not None:
-                damping = _checked(retrying.retry(damping, attempt, context))
+                damping = checked_damping(retrying.retry(damping, attempt, context))
             if flat.unchanged >= FLAT_ATTEMPTS:
                 damping = first  # a loss that stays as it is says nothing of lambda
                 break
@@ -268,10 +269,3 @@ def _ratio(loss: float, predicted: float, value: float, epsilon: float) -> float
     rounding = ROUNDING * epsilon * abs(loss)
     expected = predicted + rounding
     return (loss - value + rounding) / expected if expected != 0 else math.nan
-
-
-def _checked(damping: float) -> float:
-    damping = float(damping)
-    if not (math.isfinite(damping) and damping >= 0):
-        raise ValueError(f"the damping rule returned {damping}: it must be finite and >= 0")
-    return damping

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .damped_inverse import DampedInverse
 from .low_rank import LowRankInverse
+from .weighted_inverse import WeightedInverse
 
 SMOOTHER = (1e4, 1e2)
 """The values of mu in units of lambda that are tried before lambda itself, each a further factor.
@@ -36,7 +37,7 @@ minimization*, whose geodesic acceleration takes the second derivative at the st
 
 
 def second_order_correction(
-    inverse: DampedInverse | LowRankInverse, d: Tensor, target: Tensor
+    inverse: DampedInverse | WeightedInverse | LowRankInverse, d: Tensor, target: Tensor
 ) -> Tensor | None:
     """The correction c of a step, P entries; None where it is longer than `LONGEST`.
 
@@ -52,7 +53,7 @@ def second_order_correction(
 
 
 def smoothed_correction(
-    inverse: DampedInverse | LowRankInverse, remainder: Tensor, image: Tensor
+    inverse: DampedInverse | WeightedInverse | LowRankInverse, remainder: Tensor, image: Tensor
 ) -> Tensor:
     r"""The correction c of a step d, P entries, however long.
 

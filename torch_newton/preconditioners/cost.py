@@ -25,6 +25,7 @@ from ..linalg.factored_jacobian import FactoredJacobian
 from ..linalg.gram import NARROW, PAIR
 from ..linalg.indexed_factor import PAIR as INDEXED_PAIR
 from ..linalg.indexed_factor import IndexedFactor
+from ..linalg.precision import solving_dtype
 
 MAX_SIZE = 3000
 """The smaller of R and P up to which a Cholesky factor of that size is formed at each step,
@@ -199,6 +200,24 @@ def fits(rows: int, size: int, itemsize: int, max_memory: int | None = None) -> 
     """
     memory = MAX_MEMORY if max_memory is None else max_memory
     return direct_bytes(rows, size, itemsize) <= memory
+
+
+def beyond_memory(jacobian: FactoredJacobian, max_memory: int | None = None) -> list[str]:
+    """That the exact factor would be worth its operations and does not fit, a phrase; else none.
+
+    Args:
+        jacobian: J as it was read.
+        max_memory: bytes; `MAX_MEMORY` where the user does not say.
+    """
+    (rows, size), entry = jacobian.shape, entry_operations(jacobian.factors, jacobian.rows)
+    itemsize = solving_dtype(jacobian.dtype, jacobian.device).itemsize
+    needed = direct_bytes(rows, size, itemsize)
+    if fits(rows, size, itemsize, max_memory):
+        return []
+    if not worth_a_factor(rows, size, itemsize, entry=entry, max_memory=needed):
+        return []
+    n = min(rows, size)
+    return [f"an exact factor of {n} x {n}: max_memory={needed} allows it"]
 
 
 def worth_a_factor(

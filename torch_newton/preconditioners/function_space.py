@@ -29,7 +29,7 @@ from ..linalg.precision import solving_dtype
 from . import cost
 from .damped_inverse import DampedInverse
 from .linearized_loss import LinearizedLoss, TargetAt, linearize
-from .scaling import Scaling
+from .scaling import Variables
 
 __all__ = [
     "DampedInverse",
@@ -78,12 +78,12 @@ class FunctionSpace:
         self.target_at = target_at
         self._gradient = jacobian.rmatvec(target) if gradient is None else gradient
         self._held: Callable[[], Tensor | None] = lambda: None
-        self.sums_up = gradient is not None if sums_up is None else sums_up
+        self.sums_up: bool = gradient is not None if sums_up is None else sums_up
         self.shift = shift
         self.reading = reading
         self.exact = exact
-        self.size = sum(param.numel() for param in jacobian.like)
-        self.dual = jacobian.rows <= self.size
+        self.size: int = sum(param.numel() for param in jacobian.like)
+        self.dual: bool = jacobian.rows <= self.size
 
     @classmethod
     def of(cls, found: LinearizedLoss) -> FunctionSpace:
@@ -134,7 +134,7 @@ class FunctionSpace:
         (total,) = self.jacobian.over_all_rows([normal_matrix(self.jacobian.at_hand)])
         return total
 
-    def scaled(self, scaling: Scaling) -> FunctionSpace:
+    def scaled(self, scaling: Variables) -> FunctionSpace:
         r"""The same in the variables :math:`\varphi = D^{1/2} \theta`."""
         e = scaling.vector
         return FunctionSpace(

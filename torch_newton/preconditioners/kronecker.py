@@ -42,11 +42,24 @@ class KroneckerFactored:
 
     def matvec(self, v: Tensor) -> Tensor:
         """K v; zero for parameters without a block."""
-        return self._each(v, KroneckerDiagonal.matvec, 0.0)
+        return self._each(v, lambda K, X, _: K.matvec(X), 0.0)
 
-    def solve(self, v: Tensor, damping: float) -> Tensor:
-        """(K + damping I)^{-1} v."""
-        return self._each(v, lambda K, X: K.solve(X, damping), 1 / damping)
+    def solve(self, v: Tensor, damping: float, decay: Tensor | None = None) -> Tensor:
+        """(K + damping I)^{-1} v.
+
+        Args:
+            v: P entries.
+            damping: a positive number.
+            decay: P entries of which each block adds the mean to its damping.
+        """
+        if decay is None:
+            return self._each(v, lambda K, X, _: K.solve(X, damping), 1 / damping)
+        weights = unflatten(decay, self.like)
+
+        def solve(K: KroneckerDiagonal, X: Tensor, block: Block) -> Tensor:
+            return K.solve(X, damping + block.joined(weights).mean())
+
+        return self._each(v, solve, 1 / (damping + decay))
 
     def operator(self) -> LinearOperator:
         """K."""
@@ -106,12 +119,15 @@ class KroneckerFactored:
             }
 
     def _each(
-        self, v: Tensor, apply: Callable[[KroneckerDiagonal, Tensor], Tensor], rest: float
+        self,
+        v: Tensor,
+        apply: Callable[[KroneckerDiagonal, Tensor, Block], Tensor],
+        rest: float | Tensor,
     ) -> Tensor:
         pieces = unflatten(v, self.like)
-        found = [piece.reshape(-1) * rest for piece in pieces]
+        found = [piece.reshape(-1) for piece in unflatten(v * rest, self.like)]
         for block, moments in self.blocks:
-            results = block.parted(apply(moments.matrix, block.joined(pieces)))
+            results = block.parted(apply(moments.matrix, block.joined(pieces), block))
             for i, result in zip(block.members, results, strict=True):
                 found[i] = result
         return flatten(found)

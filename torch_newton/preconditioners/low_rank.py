@@ -29,6 +29,7 @@ from ..linalg.pivoted_cholesky import BLOCK, PivotedCholesky
 from . import cost
 from .damped_inverse import cholesky
 from .linearized_loss import LinearizedLoss, TargetAt
+from .scaling import Scaling
 
 LOOSE = 4.0
 """Rank, over the effective dimension, from which the rows of a factor are not proposed again: of
@@ -72,7 +73,7 @@ class LowRankSpace:
         self.reading = reading
         self.exact = exact
         self.max_memory = max_memory
-        self.proposed = tuple(proposed)
+        self.proposed: tuple[int, ...] = tuple(proposed)
         self._last: LowRankInverse | None = None
         self._inner: Tensor | None = None
 
@@ -94,6 +95,13 @@ class LowRankSpace:
         shift = None if self.shift is None else self.shift * number**2
         known = (self.target * number, target_at, shift, self.reading)
         jacobian = self.jacobian.times(number)
+        return LowRankSpace(jacobian, *known, self.max_memory, self.proposed, self.exact)
+
+    def scaled(self, scaling: Scaling) -> LowRankSpace:
+        r"""The same in the variables :math:`\varphi = D^{1/2} \theta`, of another kernel."""
+        jacobian, square = scaling.apply(self.jacobian), scaling.vector.square()
+        shift = None if self.shift is None else square * self.shift
+        known = (self.target, self.target_at, shift, self.reading)
         return LowRankSpace(jacobian, *known, self.max_memory, self.proposed, self.exact)
 
     @property
@@ -177,7 +185,7 @@ class LowRankInverse:
         self.space = space
         self.damping = damping
         factor = space.cholesky
-        self.rank = factor.rank
+        self.rank: int = factor.rank
         self._rest = damping + cost.share_of_trace(factor.fall, factor.block) * factor.trace_left
         # Of positive numbers alone where rounding is larger than lambda.
         self._core = cholesky(space.inner(), damping)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -63,6 +63,17 @@ NAMES = ("scaling_rows", "scaling_columns")
 
 Part = tuple[Tensor, ...]
 """Of one parameter: the diagonal itself, or its row sums and its column sums."""
+
+
+class Variables(Protocol):
+    """A change of variables by a diagonal that leaves factored rows their form."""
+
+    @property
+    def vector(self) -> Tensor:
+        """The diagonal, P entries."""
+
+    def apply(self, jacobian: FactoredJacobian) -> FactoredJacobian:
+        """The rows times the diagonal."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +187,7 @@ class Scaling:
     def vector(self) -> Tensor:
         """D^{-1/2}, P entries; one for a parameter on which nothing depends."""
         pieces = [
-            torch.ones_like(param).reshape(-1) if root is None else _expanded(root)
+            torch.ones_like(param).reshape(-1) if root is None else expanded(root)
             for root, param in zip(self.roots, self.like, strict=True)
         ]
         return torch.cat(pieces)
@@ -184,7 +195,7 @@ class Scaling:
     def apply(self, jacobian: FactoredJacobian) -> FactoredJacobian:
         """J D^{-1/2}, the rows in the scaled variables."""
         factors = [
-            factor if factor is None or root is None else _scaled(factor, root)
+            factor if factor is None or root is None else scaled_factor(factor, root)
             for factor, root in zip(jacobian.factors, self.roots, strict=True)
         ]
         return jacobian.with_factors(factors)
@@ -255,13 +266,15 @@ def _rms(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor)) / math.sqrt(max(tensor.numel(), 1))
 
 
-def _expanded(root: Part) -> Tensor:
+def expanded(root: Part) -> Tensor:
+    """A diagonal as P entries: itself, or an outer product."""
     return root[0] if len(root) == 1 else torch.outer(*root).reshape(-1)
 
 
-def _scaled(factor: Factor, root: Part) -> Factor:
+def scaled_factor(factor: Factor, root: Part) -> Factor:
+    """Rows of one parameter times a diagonal."""
     if isinstance(factor, IndexedFactor):
         return factor.rescaled(*root)
     if factor.right is None:
-        return Factor(factor.left * _expanded(root), None)
+        return Factor(factor.left * expanded(root), None)
     return replace(factor, left=factor.left * root[0], right=factor.right * root[1])

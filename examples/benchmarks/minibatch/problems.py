@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .networks import Transformer, mlp, resnet
+from ...networks import mlp
+from .networks import Transformer, resnet
 from .problem import MiniBatches, seeds, shuffled
 
 

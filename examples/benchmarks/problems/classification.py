@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ...networks import mlp
 from ..problem import Instance, NotApplicable, Problem, Rows
-from .networks import mlp
 
 BATCH = 128
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...networks import mlp, siren
 from ..problem import Instance, NotApplicable, Problem
 from .fit import fit, standardize
-from .networks import mlp, siren
 
 SIDE = 32
 CORNER = (96, 224)  # the head of the cameraman, where the detail is

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...networks import glorot
 from ..problem import Problem
 from .collocation import TEST_POINTS, Collocation, Condition
 from .derivatives import Derivatives
-from .networks import glorot
 
 PI = math.pi
 

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ...networks import mlp, siren
 from ..problem import Instance, NotApplicable, Problem, Rows
 from .fit import ScaledResidual, fit, standardize
-from .networks import mlp, siren
 
 WIDTHS = (64, 256, 1024, 4096)
 

@@ -32,38 +32,36 @@ def run(problem: Problem, method: str, seed: int, budget: float) -> Run:
     with default_dtype(problem.dtype):
         torch.manual_seed(seed)
         training = problem.build(seed)
-        best = training.error()
-        record.curve.append((0.0, 0, float(training.loss().detach()), best))
+        record.curve.append((0.0, 0, float(training.loss().detach()), training.error()))
         inside = InJax(training, EQUATIONS[problem.name])
-        begin = time.perf_counter()
-        solver = METHODS[method](inside)
-
-        def loss(params, args):
-            return inside.loss(params), None
-
-        shape = jax.ShapeDtypeStruct((), inside.params[0].dtype)
-        common = {"fn": loss, "args": None, "options": {}, "tags": frozenset()}
-        step = equinox.filter_jit(equinox.Partial(solver.step, **common))
-        value = jax.jit(inside.loss)
-        first = solver.init(loss, inside.params, None, {}, shape, None, frozenset())
-        # What is computed while compiling is thrown away.
-        params, state = inside.params, first
-        for _ in range(WARM_UP):
-            params, state, _ = jax.block_until_ready(step(y=params, state=state))
-        jax.block_until_ready(value(params))
-        params, state = inside.params, first
-        record.compiled = time.perf_counter() - begin
-        clock, calls = Clock(), 0
-        while clock.seconds < budget:
-            with clock:
-                params, state, _ = jax.block_until_ready(step(y=params, state=state))
-            calls += 1
-            record.steps = int(getattr(state, "num_accepted_steps", calls))
-            if clock.seconds >= min(budget, SPACING * record.curve[-1][0]):
-                inside.write(params)
-                best = min(best, training.error())
-                record.curve.append((clock.seconds, record.steps, float(value(params)), best))
+        try:
+            _train(record, inside, method)
+        except Exception as error:  # no memory, mostly; shown as such, and the others go on
+            record.status = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return record
+
+
+def _train(record: Run, inside: InJax, method: str) -> None:
+    begin = time.perf_counter()
+    first, advance = METHODS[method](inside)
+    step, value = equinox.filter_jit(advance), jax.jit(inside.loss)
+    # What is computed while compiling is thrown away.
+    params, state = inside.params, first
+    for _ in range(WARM_UP):
+        params, state = jax.block_until_ready(step(params, state))
+    jax.block_until_ready(value(params))
+    params, state = inside.params, first
+    record.compiled = time.perf_counter() - begin
+    clock, calls, best = Clock(), 0, record.curve[0][3]
+    while clock.seconds < record.budget:
+        with clock:
+            params, state = jax.block_until_ready(step(params, state))
+        calls += 1
+        record.steps = int(getattr(state, "num_accepted_steps", calls))
+        if clock.seconds >= min(record.budget, SPACING * record.curve[-1][0]):
+            inside.write(params)
+            best = min(best, inside.training.error())
+            record.curve.append((clock.seconds, record.steps, float(value(params)), best))
 
 
 def main() -> None:
@@ -84,7 +82,8 @@ def main() -> None:
                     at, steps, loss, error = done.curve[-1]
                     print(
                         f"{name}, {method}, seed {seed}: error {error:.1e} after {at:.0f} s, "
-                        f"{steps} steps, loss {loss:.1e}, compiled in {done.compiled:.0f} s",
+                        f"{steps} steps, loss {loss:.1e}, compiled in {done.compiled:.0f} s "
+                        f"({done.status})",
                         flush=True,
                     )
 

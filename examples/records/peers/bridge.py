@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import torch
 from torch import Tensor, nn
 
-from ..networks import Periodic, PeriodicInAll, Sine
+from ...networks import Sine
+from ..networks import Periodic, PeriodicInAll
 from ..problem import Training
 from .equations import Residual
 
@@ -89,12 +90,17 @@ class InJax:
             )
         ]
 
+    def residuals(self, params: Params) -> jax.Array:
+        """The R numbers of whose squares the loss is the sum."""
+        return jnp.concatenate(
+            [
+                jnp.sqrt(weight / 2) * jax.vmap(residual, (None, 0))(params, points)
+                for residual, points, weight in self.terms
+            ]
+        )
+
     def loss(self, params: Params) -> jax.Array:
-        total = jnp.zeros((), params[0].dtype)
-        for residual, points, weight in self.terms:
-            r = jax.vmap(residual, (None, 0))(params, points)
-            total = total + weight / 2 * jnp.sum(r**2)
-        return total
+        return jnp.sum(self.residuals(params) ** 2)
 
     def write(self, params: Params) -> None:
         """Put parameters into the PyTorch network, whose error is then measured."""

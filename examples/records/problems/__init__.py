@@ -7,11 +7,13 @@ from . import (
     allen_cahn,
     burgers,
     burgers_shock,
+    cavity,
     convection,
     heat_1d,
     heat_4d,
     helmholtz,
     korteweg_de_vries,
+    kuramoto_sivashinsky,
     poisson_2d,
     poisson_5d,
     poisson_100d,
@@ -33,6 +35,8 @@ FILES = (
     convection,
     reaction,
     korteweg_de_vries,
+    kuramoto_sivashinsky,
+    cavity,
 )
 
 PROBLEMS: dict[str, Problem] = {

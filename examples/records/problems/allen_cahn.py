@@ -15,9 +15,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ...networks import glorot
 from .. import spectral
 from ..derivatives import At
-from ..networks import Constrained, Periodic, glorot
+from ..networks import Constrained, Periodic
 from ..problem import Field, Problem, Published, Training, relative
 from ..sampling import grid, in_box
 

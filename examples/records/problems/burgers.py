@@ -14,8 +14,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ...networks import glorot, siren
 from ..derivatives import At
-from ..networks import Periodic, glorot, siren
+from ..networks import Periodic
 from ..problem import Field, Problem, Published, Training, relative
 from ..sampling import at_start, grid, in_box
 
@@ -91,7 +92,7 @@ PROBLEMS = (
     Problem(
         "burgers-siren",
         EQUATION,
-        lambda seed: build(siren(SIREN), 16_384, 1024),
+        lambda seed: build(siren(SIREN, first_frequency=1.0), 16_384, 1024),
         rows=17_408,
         parameters=5121,
         measure="relative L2",

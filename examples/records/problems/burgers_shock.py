@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..networks import Constrained, glorot
+from ...networks import glorot
+from ..networks import Constrained
 from ..problem import Field, Points, Problem, Published, Training, relative
 from ..sampling import by_residual, grid, in_box
 from .burgers import cole_hopf, residual

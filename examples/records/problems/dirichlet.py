@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...networks import mlp
 from ..derivatives import At, forward_laplacian
-from ..networks import mlp
 from ..problem import Field, Points, Training, absolute
 from ..sampling import at_start, on_faces
 

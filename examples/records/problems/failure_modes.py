@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..networks import glorot
+from ...networks import glorot
 from ..problem import Field, Training, relative
 from ..sampling import at_start, grid
 

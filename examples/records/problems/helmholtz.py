@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...networks import glorot
 from ..derivatives import At
-from ..networks import PeriodicInAll, glorot
+from ..networks import PeriodicInAll
 from ..problem import Field, Problem, Published, Training, relative
 from ..sampling import in_box
 

@@ -1,7 +1,8 @@
-"""The small networks that the problems share."""
+"""The small networks that records and benchmarks share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -19,7 +20,7 @@ class Sine(nn.Module):
         return torch.sin(self.frequency * x)
 
 
-def mlp(widths: list[int], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+def mlp(widths: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     """A plain fully connected net with PyTorch's default initialization."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
@@ -27,8 +28,8 @@ def mlp(widths: list[int], activation: type[nn.Module] = nn.Tanh) -> nn.Sequenti
     return nn.Sequential(*layers[:-1])
 
 
-def glorot(widths: list[int]) -> nn.Sequential:
-    """A tanh net with Glorot normal weights and zero biases, as the PINN literature starts."""
+def glorot(widths: Sequence[int]) -> nn.Sequential:
+    """A tanh net with Glorot normal weights and zero biases, as JAX and DeepXDE start."""
     net = mlp(widths)
     for layer in net:
         if isinstance(layer, nn.Linear):
@@ -37,7 +38,7 @@ def glorot(widths: list[int]) -> nn.Sequential:
     return net
 
 
-def siren(widths: list[int], first_frequency: float = 30.0) -> nn.Sequential:
+def siren(widths: Sequence[int], first_frequency: float = 30.0) -> nn.Sequential:
     """Sine network initialized as Sitzmann et al. 2020, arXiv 2006.09661, section 3.2.
 
     First layer U(-1/n, 1/n) and sin(w0 z); later layers U(+-sqrt(6/n)) and sin(z).
