@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torch_newton import Eigenvalue, Extremes, KernelSpectrum, LinearOperator, SpectralDensity
+from torch_newton import Eigenvalue, Extremes, KernelSpectrum, LinearOperator
 from torch_newton.linalg.density import density_of
 from torch_newton.linalg.eigenvalues import BETWEEN_CHECKS, extremes_of
 from torch_newton.linalg.lanczos import Process
 
 from .allowance import Allowance, OutOfTimeError
+from .density_within import PROBES, STEPS, density_work
 from .forming import formed, small_enough
 from .spectrum import FAILURES, Spectrum, dense_spectrum, known_to
 from .work import Unit, Vote, Work, run
@@ -25,9 +27,6 @@ TOLERANCE = 1e-6
 """Of an extreme eigenvalue, relative to the largest, at which the process ends; that of
 `extreme_eigenvalues`."""
 
-PROBES, STEPS = 4, 30
-"""Random vectors, and products with each, of `negative_fraction` by default."""
-
 DENSITY_PRODUCTS = PROBES * STEPS
 """Those that `negative_fraction` takes by default."""
 
@@ -36,10 +35,9 @@ BASIS_BYTES = 2**30
 spare beside a training. It holds 24 vectors of a network of 11 million in single precision."""
 
 
-BLOCK_SIZE = 2**17
-"""Rows of a matrix up to which products with several vectors are taken at once, in the memory of as
-many graphs: that of ordinary small networks, of which a vector takes half a MiB. Of larger ones a
-product takes long enough that a pause may end after each."""
+First = Callable[[], list[Tensor]] | None
+"""Hands over `first_vector` and the product of a matrix with it, and keeps them no longer; None
+where these are not known."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,6 @@ class Look:
         vectors: whether eigenvectors are wanted of a matrix that is formed.
         asymmetry: the norm of H - H^T, by which an eigenvalue may be wrong where that is more
             than rounding.
-        known: first steps of a Lanczos process of which the products are known already.
-        start: its first vector, of unit length, where that has been drawn already.
     """
 
     epsilon: float
@@ -62,8 +58,6 @@ class Look:
     products: int
     vectors: bool
     asymmetry: float = 0.0
-    known: int = 0
-    start: Tensor | None = None
 
 
 def spectrum_within(
@@ -81,7 +75,9 @@ def spectrum_within(
     return run(spectrum_work(H, look, allowance), allowance)
 
 
-def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[Spectrum | None]:
+def spectrum_work(
+    H: LinearOperator, look: Look, allowance: Allowance, first: First = None
+) -> Work[Spectrum | None]:
     """The spectrum of H as `hessian_spectrum` gives it where there is time, or with fewer products.
 
     With fewer, one Lanczos process from a Gaussian vector gives both the extremes and the share of
@@ -92,6 +88,7 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
         H: symmetric, P x P. Its products are timed as "product".
         look: how closely.
         allowance: the time that there is.
+        first: hands over `first_vector` and H times it, where these are known.
 
     Returns:
         The spectrum, or None where H is not finite.
@@ -109,7 +106,7 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
         probes = min(PROBES, _room(H) // STEPS) if full else 0
         allowance.reduced |= not full or H.shape[0] <= look.exact_up_to
         process = yield from lanczos_work(
-            H, "product", allowance, look.products, look.start, decide=full, known=look.known
+            H, "product", allowance, look.products, decide=full, first=first
         )
         if process is None:
             return None
@@ -117,7 +114,7 @@ def spectrum_work(H: LinearOperator, look: Look, allowance: Allowance) -> Work[S
         density = density_of([process], [1.0])
         del process  # and its vectors, of which the others need as many
         if probes:
-            density = (yield from _density_work(H, allowance, probes)) or density
+            density = (yield from density_work(H, allowance, probes)) or density
         return Spectrum(extremes, known_to(density, rounding).below(0.0), rounding)
     except FAILURES:
         return None
@@ -179,7 +176,9 @@ def kernel_work(
         OutOfTimeError: there is no time for `LEAST` products.
     """
     allowance.reduced = True
-    process = yield from lanczos_work(K, name, allowance, products, start, guess)
+    work = lanczos_work(K, name, allowance, products, start, guess)
+    del start  # a vector, which would be held until this ends
+    process = yield from work
     if process is None:
         unknown = Eigenvalue(math.nan, math.inf, False)
         return KernelSpectrum(unknown, unknown)
@@ -191,8 +190,7 @@ def first_vector(A: LinearOperator) -> Tensor:
     """The first vector of a Lanczos process where none is given: Gaussian, of unit length."""
     random = torch.Generator().manual_seed(0)
     v = torch.randn(A.shape[0], generator=random, dtype=torch.float64).to(A.device, A.dtype)
-    unit: Tensor = v / torch.linalg.vector_norm(v)
-    return unit
+    return v.div_(torch.linalg.vector_norm(v))
 
 
 def lanczos_work(
@@ -204,7 +202,7 @@ def lanczos_work(
     guess: float = 0.0,
     *,
     decide: bool = False,
-    known: int = 0,
+    first: First = None,
 ) -> Work[Process | None]:
     """Lanczos steps while there is time for another, and until both extremes have converged.
 
@@ -217,7 +215,7 @@ def lanczos_work(
         guess: seconds that a product is reckoned to take before one is timed.
         decide: whether to go on, as `extreme_eigenvalues` does, until it is decided whether an
             eigenvalue lies below a smallest one that has converged above zero.
-        known: first steps of which A knows the products already; then `start` has unit length.
+        first: hands over the first vector, of unit length, and A times it, where known.
 
     Returns:
         The process; None where A is not finite.
@@ -225,14 +223,19 @@ def lanczos_work(
     Raises:
         OutOfTimeError: there is no time for `LEAST` steps.
     """
-    process = Process(A, _capacity(A, name, allowance, products, guess), start, 0)
-    if known and start is not None:
-        process.next = start  # divided by its length once more, it would not be recognised
+    known = [] if first is None else first()
+    process = Process(
+        A, _capacity(A, name, allowance, products, guess), known[0] if known else start, 0
+    )
+    del start  # a vector, which would be held until this ends
+    if known:
+        process.next = known[0]  # as its product belongs to it, which to rounding another's is not
     unit = Unit(name, guess)
     # Each process goes on until all may end: a layer may communicate in a product.
     while not (yield _vote(process, decide)):
-        if process.steps < known:
-            process.advance()
+        if known:
+            del known[0]  # which the process has
+            process.take(known.pop())
             continue
         enough = process.steps >= LEAST
         if enough and not allowance.plans(allowance.estimate(name, guess)):
@@ -282,34 +285,6 @@ def _room(A: LinearOperator) -> int:
     """Vectors that `BASIS_BYTES` hold."""
     size = torch.empty(0, dtype=A.dtype).element_size() * A.shape[0]
     return BASIS_BYTES // max(size, 1)
-
-
-def _density_work(
-    H: LinearOperator, allowance: Allowance, probes: int
-) -> Work[SpectralDensity | None]:
-    """That of `spectral_density` at its defaults; None where there is no time for all of it."""
-    processes, squares = [], []
-    for probe in range(probes):
-        random = torch.Generator().manual_seed(probe)
-        v = torch.randn(H.shape[0], generator=random, dtype=torch.float64)
-        squares.append(float(v @ v))
-        processes.append(Process(H, STEPS, v, 0))
-    while True:
-        running = [process for process in processes if not process.finished]
-        if (yield Vote(not running, not running)):
-            return density_of(processes, squares)
-        at_once = running if H.shape[0] <= BLOCK_SIZE else running[:1]
-        try:
-            yield Unit("product", count=len(at_once))
-        except OutOfTimeError:
-            allowance.reduced = True
-            return None
-        if len(at_once) == 1:
-            running[0].advance()
-            continue
-        block = H @ torch.stack([process.next for process in running], dim=1)
-        for process, product in zip(running, block.unbind(1), strict=True):
-            process.take(product)
 
 
 def _rounded(extremes: Extremes, epsilon: float, asymmetry: float = 0.0) -> tuple[Extremes, float]:

@@ -77,11 +77,13 @@ def kernel_of_products(
         return now.gauss_newton(at.scaling)[0] if weighted else now.kernel()[0]
 
     operator, start = K.gauss_newton(at.scaling) if weighted else K.kernel()
-    del K  # with its graph, which the next pause replaces
     lasting = renewed(operator_now, operator)
+    del K, operator  # with their graph, which the next pause replaces
     # That of P x P has longer vectors, and is timed apart: it took up to three times as long.
     name = "weighted kernel" if weighted else "kernel"
-    found = yield from kernel_work(lasting, start, at.epsilon, allowance, at.products, guess, name)
+    work = kernel_work(lasting, start, at.epsilon, allowance, at.products, guess, name)
+    del start  # a vector, which would be held until this ends
+    found = yield from work
     if R > P:  # there are more rows than parameters, so that some eigenvalues are zero
         return KernelSpectrum(Eigenvalue(0.0, 0.0, True), found.largest)
     return found

@@ -11,7 +11,7 @@ from .allowance import Allowance, OutOfTimeError
 from .failures import Failures, WrongQuantityError
 from .in_step import in_step
 from .point import Point
-from .preparation import OF_THE_HESSIAN, prepared
+from .preparation import OF_THE_HESSIAN, prepared, takes_products
 from .quantities.base import Measured, Need, Numbers, Quantity
 from .work import Work, run
 
@@ -75,6 +75,9 @@ def measuring(
         measured = Measured(quantity.unknown() if quantity.needs else {})
         if point is not None:
             point.allowance.begin(_parts(order[i:]))
+            point.without_hessian = not any(takes_products(q.needs, point) for q in order[i:])
+            if point.without_hessian:
+                point.drop_hessian()
             try:
                 with failures.noted(f"measuring {quantity.name!r}"):
                     measured = yield from in_step(_work(quantity, point), point.allowance)

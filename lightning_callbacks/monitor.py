@@ -157,11 +157,15 @@ class CurvatureMonitor(Callback):
     shows the progress of a measurement that takes longer than ten seconds.
 
     **Memory.** Between two pauses the vectors of the Lanczos process are held, at most 1 GiB of
-    them, and three vectors of the size of the parameters, measured on a ResNet-18. In a pause
-    the peak was, besides the Lanczos vectors, five above that of a gradient and a product with
-    the Hessian alone, graph included: two of them are copies of the parameters and of their
-    gradients, which put the training back (``examples/benchmarks/monitor_memory.py``). The
-    Jacobian of a kernel takes memory of its own.
+    them, and four vectors of the size of the parameters. In a pause the peak is, besides the
+    Lanczos vectors, at most four such vectors above that of a gradient and a product with the
+    Hessian alone, its graph and a copy of the batch included: copies of the parameters and of
+    their gradients, which put the training back, H g, and one to work with; or eight before
+    the process begins. On the benchmark's seven networks that were measured it was 1 to 4 beside
+    the Lanczos vectors (``examples/benchmarks/monitor_memory.py``). More is
+    taken by the Jacobian of a kernel, where it is read; by ``"alignment"``, two vectors in double
+    precision for each term of the loss; up to 4,096 parameters by products that are taken four at
+    a time; and without a limit of time by the 120 vectors of four processes at once.
 
     **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
     quantities concerned, and training goes on as without the monitor. Attention and recurrent

@@ -19,9 +19,7 @@ from .displacement import Displacement
 from .jacobian import Warn, jacobian_in
 from .kernel_products import products_of_loss
 from .point import Point
-from .second_order import remembering
 from .settings import Settings
-from .start import Start
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -87,14 +85,9 @@ def point_of_step(
         displacement: the step before.
         read_wrong: returns what of the model has a backward pass that is no derivative.
     """
-    start = Start()
 
     def read_hessian() -> tuple[LinearOperator, float]:
-        H = hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature
-        if allowance.unlimited:
-            return H, 0.0
-        v = start(H)
-        return remembering(H, [(v, H @ v)]), 0.0
+        return hessian(seen.loss, seen.params) if seen.curvature is None else seen.curvature, 0.0
 
     if not allowance.unlimited:  # the unit in which the cost of the rest is reckoned
         began = allowance.now()
@@ -121,7 +114,6 @@ def point_of_step(
         gram=gram,
         step=seen.step,
         displacement=displacement,
-        start=start,
         read_wrong=read_wrong,
         functions=1,
     )

@@ -40,18 +40,23 @@ def loss_noise(params: Sequence[Tensor], loss: float, epsilon: float) -> Places:
     Returns:
         The deviation, and no less than that of rounding the loss itself; NaN where a value is.
     """
-    random = torch.Generator().manual_seed(0)
-    pieces = []
-    for param in params:
-        signs = 2.0 * torch.randint(0, 2, (param.numel(),), generator=random) - 1
-        pieces.append(signs.to(param) * param.detach().reshape(-1))
-    direction = SPACING * epsilon * torch.cat(pieces)
+    direction = _direction(params).mul_(SPACING * epsilon)
     values = [loss] * (2 * SIDE + 1)
     for i in (*range(-SIDE, 0), *range(1, SIDE + 1)):
         values[SIDE + i] = yield i * direction
     estimate = deviation(values)
     # A value rounded to a spacing of epsilon |L| is off by a number uniform over that width.
     return max(estimate, epsilon * abs(loss) / math.sqrt(12))
+
+
+def _direction(params: Sequence[Tensor]) -> Tensor:
+    """The parameters, P entries, each with a random sign."""
+    random = torch.Generator().manual_seed(0)
+    pieces = []
+    for param in params:
+        signs = 2.0 * torch.randint(0, 2, (param.numel(),), generator=random) - 1
+        pieces.append(signs.to(param) * param.detach().reshape(-1))
+    return torch.cat(pieces)
 
 
 def deviation(values: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ from .jacobian import Rows, in_scaled_variables
 from .kernel_products import KernelProducts
 from .kernels_within import kernel_of_products, renewed, seconds_to_read
 from .products_bar import counted
-from .second_order import Warn, remembering
+from .second_order import Derivatives, Warn
 from .settings import Settings
 from .spectrum import Spectrum, hessian_spectrum
 from .start import Start
@@ -57,11 +57,13 @@ class Point:
         scaling: D^{-1/2}, P entries, where the damping is lambda D instead of lambda I.
         gram: the smaller Gram matrix of the weighted Jacobian, where a step has formed it.
         step: the last step of `RegNewton`, where that is the optimizer.
+        derivatives: what reads H, where that may have tried a product, and can give up a graph.
         read_wrong: returns what of the model has a backward pass that is no derivative.
         functions: how many kinds of functions of the model must be tested for that, which takes
             another evaluation where there are any.
         damping_by_product: whether `read_damping` takes a product with H.
         value: L as a number.
+        without_hessian: whether what is done next, here and in later pauses, needs no H.
         evaluate: returns L at the parameters plus a vector of P entries; None where that cannot be.
         displacement: the last step of the optimizer; None before it, and where nobody asked.
         optimizers: those that train `params`.
@@ -81,6 +83,7 @@ class Point:
     scaling: Tensor | None = None
     gram: Tensor | None = None
     step: Step | None = None
+    derivatives: Derivatives | None = None
     read_wrong: Callable[[], Sequence[str]] = tuple
     functions: int = 0
     damping_by_product: bool = False
@@ -91,7 +94,7 @@ class Point:
 
     def __post_init__(self) -> None:
         self.value: float = float(self.loss.detach())
-        self._products: list[tuple[Tensor, Tensor]] = []
+        self.without_hessian: bool = False
 
     @cached_property
     def gradient_product(self) -> Tensor:
@@ -111,18 +114,18 @@ class Point:
     @cached_property
     def H(self) -> LinearOperator:  # noqa: N802 - the name that everybody uses
         """The exact Hessian, P x P, as products."""
-        lasting = renewed(lambda: self._second[0], self._second[0])
-        return remembering(lasting, self._products)
+        return renewed(lambda: self._second[0], self._second[0])
 
-    def keep_product(self) -> None:
-        """Take the product of H with `start`, which is then known in later pauses, too."""
-        v = self.start(self.H)
-        self._products.append((v, self.H @ v))
+    def drop_hessian(self) -> None:
+        """Give up the graph of the gradient, with which H is made again if it is asked for."""
+        vars(self).pop("_second", None)
+        if self.derivatives is not None:
+            self.derivatives.release_second()
 
-    def drop_products(self) -> None:
-        """Give up the memory of the products kept."""
-        self._products.clear()
-        self.start.drop()
+    @cached_property
+    def first_product(self) -> Tensor:
+        """H times `start`, known in later pauses, too, until the spectrum takes it."""
+        return self.start.product(self.H, self.derivatives)
 
     @cached_property
     def damping(self) -> float:
@@ -156,7 +159,7 @@ class Point:
     @cached_property
     def asymmetry(self) -> Asymmetry:
         """How far H is from symmetric, as far as there is time to look."""
-        return asymmetry_within(self.H, self.gradient, self.allowance)
+        return asymmetry_within(self.H, self.gradient, self.allowance, lambda: self.first_product)
 
     @cached_property
     def wrong(self) -> Sequence[str]:
@@ -197,7 +200,8 @@ class Point:
                 vectors=settings.eigenvectors,
                 asymmetry=self.asymmetry.size,
             )
-        return run(spectrum_work(self.H, self.look, self.allowance), self.allowance)
+        first = self.start.handed_over(self.H, vars(self), "first_product")
+        return run(spectrum_work(self.H, self.look, self.allowance, first), self.allowance)
 
     @property
     def look(self) -> Look:
@@ -209,8 +213,6 @@ class Point:
             settings.max_products,
             settings.eigenvectors,
             self.asymmetry.size,
-            known=len(self._products),
-            start=self._products[0][0] if self._products else None,
         )
 
     @cached_property
@@ -294,15 +296,17 @@ class Point:
         for name in OF_THE_GRAPH:
             vars(self).pop(name, None)
         del self.loss, self.read_hessian, self.read_jacobian, self.read_kernel, self.evaluate
-        self.read_wrong = tuple
+        self.read_wrong, self.derivatives = tuple, None
 
     def adopt(self, other: Point) -> None:
         """Go on with the graph of another point, of the same loss at the same place."""
         self.loss = other.loss
         self.read_hessian, self.read_jacobian = other.read_hessian, other.read_jacobian
         self.read_kernel, self.evaluate = other.read_kernel, other.evaluate
-        self.read_wrong = other.read_wrong
+        self.read_wrong, self.derivatives = other.read_wrong, other.derivatives
         other.close()
+        if self.without_hessian:
+            self.drop_hessian()
 
     def close(self) -> None:
         """Give up everything: what is read later refers to the point, and holds it in a cycle.

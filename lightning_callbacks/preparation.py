@@ -36,11 +36,13 @@ def prepared(point: Point, needs: Collection[Need]) -> Work[None]:
     """
     if point.allowance.unlimited or not point.finite:
         return
+    # The terms of the loss hold derivatives of the size of its outputs, and are read again in
+    # little time.
+    vars(point).pop("residuals", None)
     if OF_THE_HESSIAN & set(needs):
         yield from _hessian(point)
         if {Need.SPECTRUM, Need.EIGENVECTORS} & set(needs) and point.symmetric:
             yield from _spectrum(point)
-            point.drop_products()
     if {Need.SPECTRUM, Need.WEIGHTED_KERNEL} & set(needs):
         yield from _damping(point)
     for need, weighted in ((Need.KERNEL, False), (Need.WEIGHTED_KERNEL, True)):
@@ -51,6 +53,16 @@ def prepared(point: Point, needs: Collection[Need]) -> Work[None]:
         if K is not None:
             yield Unit("reading", seconds_to_read(K, point.allowance))
         _ = point.jacobian
+
+
+def takes_products(needs: Collection[Need], point: Point) -> bool:
+    """Whether what is needed of a point takes products with H that have not been taken."""
+    if Need.HESSIAN in needs:
+        return True
+    if {Need.SPECTRUM, Need.EIGENVECTORS} & set(needs) and not _known(point, "spectrum"):
+        return True
+    damped = {Need.SPECTRUM, Need.WEIGHTED_KERNEL} & set(needs)
+    return bool(damped) and point.damping_by_product and not _known(point, "damping")
 
 
 def _known(point: Point, name: str) -> bool:
@@ -72,7 +84,11 @@ def _hessian(point: Point) -> Work[None]:
     yield from _product(point)
     if not _known(point, "asymmetry"):
         found = yield from asymmetry_work(
-            point.H, point.gradient, point.allowance, point.start(point.H)
+            point.H,
+            point.gradient,
+            point.allowance,
+            point.start(point.H),
+            lambda: point.first_product,
         )
         vars(point)["asymmetry"] = found.asymmetry
         if found.along_gradient is not None:
@@ -83,7 +99,7 @@ def _product(point: Point) -> Work[None]:
     """The first product, with which it is seen whether there is a second derivative."""
     if not _known(point, "H"):
         yield Unit("product", PRODUCT * point.allowance.estimate("gradient"))
-        point.keep_product()
+        _ = point.first_product
 
 
 def _damping(point: Point) -> Work[None]:
@@ -98,7 +114,8 @@ def _damping(point: Point) -> Work[None]:
 
 def _spectrum(point: Point) -> Work[None]:
     if not _known(point, "spectrum"):
-        work = spectrum_work(point.H, point.look, point.allowance)
+        first = point.start.handed_over(point.H, vars(point), "first_product")
+        work = spectrum_work(point.H, point.look, point.allowance, first)
         vars(point)["spectrum"] = yield from work
 
 
@@ -130,4 +147,15 @@ def _kernel(point: Point, *, weighted: bool) -> Work[None]:
 
 
 def _by_products(point: Point, *, weighted: bool) -> Work[KernelSpectrum | None]:
-    return kernel_of_products(lambda: point.kernel_products, point, weighted=weighted)
+    """A kernel by products, whose graph takes the place of the gradient's while they last.
+
+    Each is as large as the other, and either can be made again.
+    """
+    point.drop_hessian()
+    before, point.without_hessian = point.without_hessian, True
+    try:
+        work = kernel_of_products(lambda: point.kernel_products, point, weighted=weighted)
+        return (yield from work)
+    finally:
+        point.without_hessian = before
+        vars(point).pop("kernel_products", None)

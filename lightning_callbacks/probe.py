@@ -118,11 +118,11 @@ class Probe:
 
     def leave(self, point: Point) -> None:
         """Note where the parameters are, and give up the graph, until `return_to`."""
-        assert self._frozen is not None  # there is a point
-        self._frozen.leave()
+        assert self._frozen is not None and self._derivatives is not None  # noqa: PT018 - a point
+        # The graph goes first: a copy of the parameters has then room in its place.
         point.release()
-        assert self._derivatives is not None  # likewise
         self._derivatives.release()
+        self._frozen.leave()
 
     def return_to(self, point: Point, trainer: Any, module: Any) -> None:
         """Move the module to where it stood at `point`, and evaluate the loss there again.
@@ -150,6 +150,8 @@ class Probe:
                 "further steps"
             )
         point.adopt(found)
+        assert self._derivatives is not None  # they were evaluated
+        self._derivatives.gradient = point.gradient  # the same numbers, in the same memory
 
     def _sound_out(self, trainer: Any, module: Any, allowance: Allowance) -> None:
         """Where nothing is timed yet, time the loss alone, before its derivatives are ventured.
@@ -169,8 +171,7 @@ class Probe:
     def _evaluated(
         self, trainer: Any, module: Any, settings: Settings, allowance: Allowance
     ) -> Point | None:
-        guess = max(STEPS * allowance.step, EVALUATIONS * allowance.estimate("evaluation"))
-        allowance.require(allowance.estimate("gradient", guess))
+        allowance.require(allowance.estimate("gradient", _guess(allowance)))
         given, index = self._given, self._index
         optimizers = trainer.optimizers if index < 0 else [trainer.optimizers[index]]
         params = trained(optimizers)
@@ -215,6 +216,7 @@ class Probe:
             read_kernel=lambda: self._kernel(trainer, module, loss, params),
             warn=self._warn,
             allowance=allowance,
+            derivatives=found,
             read_wrong=partial(wrong_backwards, loss, again, self.evaluation),
             functions=len(custom_classes(nodes_of(loss))),
             scaling=last_scaling(optimizers, params) if given.damping is None else None,
@@ -293,3 +295,8 @@ class Probe:
         assert self._given.outputs is not None  # who calls has looked
         with differentiable_twice():
             return self._evaluate(self._given.outputs, trainer, module) or []
+
+
+def _guess(allowance: Allowance) -> float:
+    """What the loss and its gradient with a graph are reckoned to take before they are timed."""
+    return max(STEPS * allowance.step, EVALUATIONS * allowance.estimate("evaluation"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
 from torch_newton import LinearOperator
@@ -16,6 +17,7 @@ from torch_newton.autodiff.finite_difference import finite_difference_hessian, g
 from torch_newton.autodiff.products import (
     check_twice_differentiable,
     differentiable_gradient,
+    edges_of,
     hessian_from_gradient,
     nodes_of,
 )
@@ -88,7 +90,11 @@ class Derivatives:
         before: those of the same loss at the same point, of which the graph is gone: what was
             learnt about the second derivative then holds now.
         start: of Lanczos processes, whose product is tried when somebody asks for the Hessian, and
-            remembered; None where it need not be remembered.
+            kept; None where it need not be kept.
+
+    Attributes:
+        gradient: as a vector, P entries.
+        tried: H times the start, until somebody takes it.
     """
 
     def __init__(
@@ -103,21 +109,25 @@ class Derivatives:
     ) -> None:
         self.params: list[Tensor] = list(params)
         self._gradient_at, self._warn, self._start = gradient_at, warn, start
+        self._loss: Tensor | None = loss
         self._reason: Exception | None = None
         self._tried: bool = before is not None and before._tried
+        self.tried: Tensor | None = None
         try:
             if before is not None and before._reason is not None:
                 raise before._reason
-            self._grads: Sequence[Tensor | None] = differentiable_gradient(loss, self.params)
-            check_twice_differentiable(nodes_of(loss), self._grads)
-            if any(g is not None and g.layout is not torch.strided for g in self._grads):
+            grads: Sequence[Tensor | None] = differentiable_gradient(loss, self.params)
+            check_twice_differentiable(nodes_of(loss), grads)
+            if any(g is not None and g.layout is not torch.strided for g in grads):
                 raise RuntimeError("a gradient is sparse, and has no derivative of its own")
         except EXHAUSTED:
             raise
         except RuntimeError as error:
             self._reason = error
-            self._grads = tuple(gradient_alone(loss, self.params))
-        gradient = as_vector(self._grads, self.params)
+            grads = tuple(gradient_alone(loss, self.params))
+        # Where they are made in the graph: the values are needed once, as a vector.
+        self._edges: Sequence[GradientEdge | None] | None = edges_of(grads)
+        gradient = as_vector(grads, self.params)
         self.gradient: Tensor = gradient.to(at_least_single(gradient.dtype))
 
     def hessian(self) -> tuple[LinearOperator, float]:
@@ -127,7 +137,7 @@ class Derivatives:
         """
         if self._reason is None:
             try:
-                return self._usable(hessian_from_gradient(self._grads, self.params)), 0.0
+                return self._usable(hessian_from_gradient(self._graph(), self.params)), 0.0
             except EXHAUSTED:
                 raise
             except RuntimeError as error:
@@ -143,7 +153,18 @@ class Derivatives:
 
     def release(self) -> None:
         """Give up the graph; what was learnt about the second derivative stays."""
-        self._grads = ()
+        self._edges, self._loss = None, None
+
+    def release_second(self) -> None:
+        """Give up the graph of the gradient, which is made again if `hessian` is called."""
+        self._edges = None
+
+    def _graph(self) -> Sequence[GradientEdge | None]:
+        """Where the gradient is made in its graph."""
+        if self._edges is None:
+            assert self._loss is not None  # it was not released
+            self._edges = edges_of(differentiable_gradient(self._loss, self.params))
+        return self._edges
 
     def _usable(self, H: LinearOperator) -> LinearOperator:
         """The same operator, with the first product of the Lanczos process taken if none was.
@@ -154,27 +175,15 @@ class Derivatives:
         H = in_dtype(H, at_least_single(H.dtype))
         if self._tried:
             return H
-        v = first_vector(H) if self._start is None else self._start(H)
-        product = H @ v
+        product = H @ (first_vector(H) if self._start is None else self._start(H))
         self._tried = True
-        return H if self._start is None else remembering(H, [(v, product)])
+        self.tried = None if self._start is None else product
+        return H
 
-
-def remembering(A: LinearOperator, known: Sequence[tuple[Tensor, Tensor]]) -> LinearOperator:
-    """The same symmetric operator, which knows some products already.
-
-    Args:
-        A: n x n.
-        known: vectors v, each with A v; what is added to a list later is known from then on.
-    """
-
-    def multiply(u: Tensor) -> Tensor:
-        for v, product in known:
-            if torch.equal(u, v):
-                return product.clone()
-        return A.matvec(u)
-
-    return LinearOperator(A.shape, multiply, multiply, A.dtype, A.device, A.matmat, A.rmatmat)
+    def take_tried(self) -> Tensor | None:
+        """`tried`, which is not kept any longer."""
+        product, self.tried = self.tried, None
+        return product
 
 
 def as_vector(grads: Sequence[Tensor | None], params: Sequence[Tensor]) -> Tensor:

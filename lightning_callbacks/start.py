@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from torch_newton import LinearOperator
 
-from .bounded import first_vector
+from .bounded import First, first_vector
 
 
 class Start:
@@ -26,6 +28,21 @@ class Start:
         if v is None or (len(v), v.dtype, v.device) != (A.shape[0], A.dtype, A.device):
             self._vector = v = first_vector(A)
         return v
+
+    def product(self, A: LinearOperator, derivatives: Any) -> Tensor:
+        """A times the vector, as `Derivatives` have tried it when A was read, or taken now."""
+        tried: Tensor | None = None if derivatives is None else derivatives.take_tried()
+        return A @ self(A) if tried is None else tried
+
+    def handed_over(self, A: LinearOperator, known: dict[str, Any], name: str) -> First:
+        """The vector and the product that is known by a name; neither is kept when it is taken."""
+
+        def take() -> list[Tensor]:
+            pair = [self(A), known.pop(name)]
+            self.drop()
+            return pair
+
+        return take if name in known else None
 
     def drop(self) -> None:
         """Give up its memory; who asks again gets it drawn again."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torch_newton import LinearOperator
-from torch_newton.autodiff.verification import Asymmetry, asymmetry, differing
+from torch_newton.autodiff.verification import (
+    Asymmetry,
+    asymmetry,
+    difference,
+    differing,
+    exceeds_rounding,
+)
+from torch_newton.linalg.flat import norm
 
 from .allowance import Allowance
 from .bounded import first_vector
-from .second_order import remembering
 from .work import Unit, Vote, Work, run
 
 
@@ -31,51 +37,66 @@ class Tested:
     along_gradient: Tensor | None
 
 
-def asymmetry_within(H: LinearOperator, g: Tensor, allowance: Allowance) -> Asymmetry:
+def asymmetry_within(
+    H: LinearOperator, g: Tensor, allowance: Allowance, first: Callable[[], Tensor] | None = None
+) -> Asymmetry:
     """How far H is from symmetric, in one pause: see `asymmetry_work`."""
     if allowance.unlimited:
         return asymmetry(H)
-    return run(asymmetry_work(H, g, allowance), allowance).asymmetry
+    return run(asymmetry_work(H, g, allowance, None, first), allowance).asymmetry
 
 
 def asymmetry_work(
-    H: LinearOperator, g: Tensor, allowance: Allowance, start: Tensor | None = None
+    H: LinearOperator,
+    g: Tensor,
+    allowance: Allowance,
+    start: Tensor | None = None,
+    first: Callable[[], Tensor] | None = None,
 ) -> Work[Tested]:
     r"""How far H is from symmetric, by :math:`|u^T H v - v^T H u|`.
 
     Both products serve other ends, so that the test takes none of its own: u is the start of the
-    Lanczos process, whose product H knows already, at the length :math:`\sqrt P` of P standard
+    Lanczos process, whose product is known already, at the length :math:`\sqrt P` of P standard
     normal numbers; v is the gradient at that length, whose product sharpness, precision and lambda
     ask for. As u is random, a part of H that is antisymmetric shows unless it takes g to zero.
     Where the two sides differ by more than half of the digits, two further products decide, with
     a random vector in place of g: rounding errors in H u may lie along g, and hardly along that.
 
+    Vectors that can be made again are not held while a product is taken.
+
     Args:
-        H: P x P, which knows its product with `first_vector`.
+        H: P x P.
         g: the gradient, P entries.
         allowance: the time that there is.
         start: `first_vector` of H, where it has been drawn already.
+        first: returns H times `first_vector`; where None, that product is taken.
 
     Raises:
         OutOfTimeError: there is no time for a product.
     """
     yield Unit("product")
-    start, root = first_vector(H) if start is None else start, math.sqrt(H.shape[0])
-    u, Hu = root * start, root * (H @ start)
-    length = float(torch.linalg.vector_norm(g))
+    root, length = math.sqrt(H.shape[0]), norm(g)
+    start = first_vector(H) if start is None else start
+    Hstart = H @ start if first is None else first()
     # By a power of two, so that H g follows without rounding.
     along = 2.0 ** round(math.log2(root / length)) if 0 < length < math.inf else 0.0
     v = along * g if along else _independent(H)
     Hv = H @ v
-    gradient_product = Hv / along if along else None
-    known = [(u, Hu), (v, Hv)]
-    if not (yield Vote(not differing(u, v, Hu, Hv), False)):  # in all processes, if it is in one
-        w = _independent(H)
-        for direction in (w, u + w):
-            yield Unit("product")
-            known.append((direction, H @ direction))
-        v = w
-    return Tested(asymmetry(remembering(H, known), (u, v)), gradient_product)
+    u, Hu = root * start, root * Hstart
+    size, agree = difference(u, v, Hu, Hv), not differing(u, v, Hu, Hv)
+    del u, v, Hu
+    gradient_product = Hv.div_(along) if along else None
+    del Hv
+    if (yield Vote(agree, False)):  # in all processes, if it is in one
+        return Tested(Asymmetry(size, True), gradient_product)
+    yield Unit("product")
+    Hw = H @ _independent(H)
+    yield Unit("product")
+    of_sum = H @ (root * start + _independent(H))
+    u, w, Hu = root * start, _independent(H), root * Hstart
+    size = difference(u, w, Hu, Hw)
+    wrong = differing(u, w, Hu, Hw) and exceeds_rounding(u, w, Hu, Hw, of_sum)
+    return Tested(Asymmetry(size, not wrong), gradient_product)
 
 
 def _independent(H: LinearOperator) -> Tensor:

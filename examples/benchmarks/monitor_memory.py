@@ -6,16 +6,18 @@ so that the peak is exact on a busy machine, too. Printed in vectors of P number
 held between two steps without a monitor, are
 
 - `step`: the peak of a training step;
-- `product`: that of a gradient and a product with the Hessian alone, graph included;
+- `product`: that of a gradient and a product with the Hessian alone, on a copy of the batch and
+  with the graph;
 - `pause`: that of the monitor's pauses;
 - `between`: what the monitor holds between two pauses;
-- `allowed`: for how many Lanczos vectors the measurement had room at a time;
+- `allowed`: the Lanczos vectors for which the measurement had room at a time;
 - `surplus`: pause - product - allowed, which is to be at most 4.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,8 +29,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightning_callbacks import CurvatureMonitor
+from lightning_callbacks.batch import copy_of
 from lightning_callbacks.budget import ENOUGH_STEPS
 from lightning_callbacks.quantities.table import BY_DEFAULT
+from lightning_callbacks.second_order import differentiable_twice
 from torch_newton.autodiff.products import gradient_and_hessian
 from torch_newton.linalg.lanczos import Process
 
@@ -49,7 +53,7 @@ class Recorded(CurvatureMonitor):
 
 @dataclass
 class Vectors:
-    """The Lanczos vectors for which there is room, and the most at a time."""
+    """Bytes of the Lanczos vectors for which there is room, and the most at a time."""
 
     now: int = 0
     most: int = 0
@@ -57,22 +61,27 @@ class Vectors:
 
 @contextmanager
 def counted() -> Iterator[Vectors]:
-    """A block in which the Lanczos vectors of all processes are counted."""
-    vectors, make = Vectors(), Process.__init__
+    """A block in which the Lanczos vectors of all processes are added up."""
+    vectors, make, free = Vectors(), Process.__init__, Process.give_up
 
     def init(process: Process, *given: Any) -> None:
         make(process, *given)
-        vectors.now += process.capacity
+        vectors.now += process.basis.nbytes
         vectors.most = max(vectors.most, vectors.now)
 
     def gone(process: Process) -> None:
-        vectors.now -= getattr(process, "capacity", 0)
+        vectors.now -= process.basis.nbytes if hasattr(process, "basis") else 0
+
+    def given_up(process: Process) -> None:
+        gone(process)
+        free(process)
 
     Process.__init__, Process.__del__ = init, gone  # type: ignore[method-assign, attr-defined]
+    Process.give_up = given_up  # type: ignore[method-assign]
     try:
         yield vectors
     finally:
-        Process.__init__ = make  # type: ignore[method-assign]
+        Process.__init__, Process.give_up = make, free  # type: ignore[method-assign]
         del Process.__del__  # type: ignore[attr-defined]
 
 
@@ -112,35 +121,64 @@ def product_alone(name: str) -> int:
     batch, params = next(iter(loader)), list(module.parameters())
 
     def product() -> tuple[Tensor, Tensor]:
-        g, H = gradient_and_hessian(module.training_step(batch), params)
+        with differentiable_twice():  # the kernels that the monitor uses
+            g, H = gradient_and_hessian(module.training_step(copy_of(batch)), params)
         return g, H @ torch.ones_like(g)
 
     return measured(product).peak
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a network and its measurement take, in vectors of P numbers: see the head of this file.
+
+    Attributes:
+        known: whether the extreme eigenvalues of the Hessian were measured.
+    """
+
+    P: int
+    step: float
+    product: float
+    pause: float
+    between: float
+    allowed: float
+    known: bool
+
+    @property
+    def surplus(self) -> float:
+        return self.pause - self.product - self.allowed
+
+
+def memory_of(name: str, steps: int, **options: Any) -> Memory:
+    """Train one of the networks for so many steps under a monitor with these options."""
+    product = product_alone(name)
+    monitor = Recorded(1, **options)
+    recorder = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with counted() as vectors, recorder:
+        module, loader = made(name)
+        train(module, loader, steps, monitor)
+    found = levels(recorder.profiler.kineto_results.events())  # type: ignore[union-attr]
+    params = list(module.parameters())
+    unit = sum(param.nbytes for param in params)
+    known = math.isfinite(monitor.latest.get("hessian/lambda_max", math.nan))
+    sizes = (found.step, product, found.pause, found.between, vectors.most)
+    return Memory(sum(p.numel() for p in params), *(size / unit for size in sizes), known)
+
+
 def line(name: str, given: argparse.Namespace) -> str:
     """The row of one network."""
-    product = product_alone(name)
-    monitor = Recorded(
-        1,
+    found = memory_of(
+        name,
+        given.steps,
         quantities=given.quantities,
         max_overhead=None,
         max_pause=given.pause,
         max_products=given.products,
     )
-    recorder = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-    with counted() as vectors, recorder:
-        module, loader = made(name)
-        train(module, loader, given.steps, monitor)
-    found = levels(recorder.profiler.kineto_results.events())  # type: ignore[union-attr]
-    size = sum(p.numel() for p in module.parameters())
-    unit = 4 * size
-    surplus = (found.pause - product) / unit - vectors.most
-    known = "yes" if "hessian/lambda_max" in monitor.latest else "no"
     return (
-        f"{name:12s}{size:12,}{found.step / unit:8.1f}{product / unit:9.1f}"
-        f"{found.pause / unit:8.1f}{found.between / unit:9.1f}{vectors.most:9d}{surplus:9.1f}"
-        f"   {known}"
+        f"{name:12s}{found.P:12,}{found.step:8.1f}{found.product:9.1f}{found.pause:8.1f}"
+        f"{found.between:9.1f}{found.allowed:9.1f}{found.surplus:9.1f}"
+        f"   {'yes' if found.known else 'no'}"
     )
 
 

@@ -7,7 +7,6 @@ import torch
 
 from lightning_callbacks.allowance import Allowance, OutOfTimeError
 from lightning_callbacks.bounded import extremes_within, first_vector, spectrum_within
-from lightning_callbacks.second_order import remembering
 from lightning_callbacks.spectrum import hessian_spectrum
 from lightning_callbacks.symmetry import asymmetry_within, asymmetry_work
 from lightning_callbacks.work import run
@@ -71,15 +70,14 @@ def test_nor_is_it_one_in_limited_time(one_pl, exact_up_to, optimizer):
 
 
 def counted(matrix, products):
-    """An operator that knows its product with the first vector, and counts the others."""
+    """A matrix that counts its products, and that with the first vector."""
 
     def product(v):
         products.append(v)
         return matrix @ v
 
     H = LinearOperator(matrix.shape, product, product, matrix.dtype, matrix.device)
-    v = first_vector(H)
-    return remembering(H, [(v, matrix @ v)])
+    return H, lambda: matrix @ first_vector(H)
 
 
 def test_in_limited_time_it_takes_one_product_or_three():
@@ -88,7 +86,8 @@ def test_in_limited_time_it_takes_one_product_or_three():
     for matrix, explained, count in ((symmetric, True, 1), (symmetric + skew, False, 3)):
         products = []
         gradient = torch.arange(30.0).double()
-        found = asymmetry_within(counted(matrix, products), gradient, Allowance(1e3))
+        H, first = counted(matrix, products)
+        found = asymmetry_within(H, gradient, Allowance(1e3), first)
         assert found.explained is explained
         assert len(products) == count
     # The size is a normal variable's absolute value, about.
@@ -111,8 +110,9 @@ def test_rounding_errors_along_the_gradient_are_no_asymmetry():
 def test_without_time_nothing_is_taken_to_be_symmetric():
     products, allowance = [], Allowance(1e3)
     allowance.costs.put("product", 700.0)
+    H, first = counted(torch.eye(5).double(), products)
     with pytest.raises(OutOfTimeError):
-        asymmetry_within(counted(torch.eye(5).double(), products), torch.ones(5), allowance)
+        asymmetry_within(H, torch.ones(5), allowance, first)
     assert not products
 
 
@@ -120,7 +120,8 @@ def test_without_time_nothing_is_taken_to_be_symmetric():
 def test_the_product_with_the_gradient_is_one_of_the_two(length):
     matrix = symmetric_with(torch.linspace(-1, 5, 30), seed=1)
     g = length * torch.ones(30).double()
-    work = asymmetry_work(counted(matrix, products := []), g, Allowance(1e3))
+    H, first = counted(matrix, products := [])
+    work = asymmetry_work(H, g, Allowance(1e3), None, first)
     found = run(work, Allowance(1e3))
     assert len(products) == 1
     if length:

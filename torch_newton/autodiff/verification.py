@@ -97,20 +97,20 @@ class Asymmetry:
     explained: bool
 
 
-def asymmetry(H: LinearOperator, directions: tuple[Tensor, Tensor] | None = None) -> Asymmetry:
+def asymmetry(H: LinearOperator) -> Asymmetry:
     r"""How far H is from symmetric, by two products, and a third where they differ.
 
     The size is :math:`|u^T H v - v^T H u|` for independent u and v with standard normal entries,
     which is of mean square :math:`\|H - H^T\|_F^2`.
-
-    Args:
-        H: P x P.
-        directions: u and v, each with the identity as its covariance; drawn here if not given.
     """
-    u, v = _directions(H) if directions is None else directions
+    u, v = _directions(H)
     Hu, Hv = H @ u, H @ v
-    size = abs(float(u @ Hv - v @ Hu))
-    return Asymmetry(size, not _asymmetric(H, u, v, Hu, Hv))
+    return Asymmetry(difference(u, v, Hu, Hv), not _asymmetric(H, u, v, Hu, Hv))
+
+
+def difference(u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor) -> float:
+    """The size of u^T H v - v^T H u."""
+    return abs(float(u @ Hv - v @ Hu))
 
 
 def differing(u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor) -> bool:
@@ -125,8 +125,7 @@ def differing(u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor) -> bool:
         Hu: H u.
         Hv: H v.
     """
-    difference = abs(float(u @ Hv - v @ Hu))
-    return not difference <= torch.finfo(u.dtype).eps ** 0.5 * max(norm(Hu), norm(Hv))
+    return not difference(u, v, Hu, Hv) <= torch.finfo(u.dtype).eps ** 0.5 * max(norm(Hu), norm(Hv))
 
 
 def _directions(H: LinearOperator) -> tuple[Tensor, Tensor]:
@@ -145,9 +144,23 @@ def _asymmetric(H: LinearOperator, u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor)
     """Whether u^T H v and v^T H u differ by more than rounding makes them."""
     if not differing(u, v, Hu, Hv):
         return False
-    # The products are linear but for rounding, whatever precision the operations have.
-    rounding = norm(H @ (u + v) - Hu - Hv)
-    return abs(float(u @ Hv - v @ Hu)) > SAFETY * rounding
+    return exceeds_rounding(u, v, Hu, Hv, H @ (u + v))
+
+
+def exceeds_rounding(u: Tensor, v: Tensor, Hu: Tensor, Hv: Tensor, of_sum: Tensor) -> bool:
+    """Whether u^T H v and v^T H u differ by more than the rounding that H (u + v) shows.
+
+    The products are linear but for rounding, whatever precision the operations have.
+
+    Args:
+        u: P entries.
+        v: likewise.
+        Hu: H u.
+        Hv: H v.
+        of_sum: H (u + v), which is overwritten.
+    """
+    rounding = norm(of_sum.sub_(Hu).sub_(Hv))
+    return difference(u, v, Hu, Hv) > SAFETY * rounding
 
 
 def _difference(gradient_at: Gradient, v: Tensor, length: float) -> Tensor:

@@ -147,8 +147,9 @@ class Process:
         start = start.to(A.device, A.dtype)
         self.A = A
         self.capacity: int = min(max_iter, rows)
-        self.basis: Tensor = torch.empty(self.capacity, rows, dtype=A.dtype, device=A.device)
         self.next: Tensor = start / torch.linalg.vector_norm(start)
+        del start  # a vector of n entries, which need not stand beside the basis
+        self.basis: Tensor = torch.empty(self.capacity, rows, dtype=A.dtype, device=A.device)
         self.diagonal: list[float] = []
         self.off_diagonal: list[float] = []
         self.norm: float = 0.0
@@ -169,7 +170,7 @@ class Process:
         self.take(self.A @ self.next)
 
     def take(self, r: Tensor) -> None:
-        """One step, given A times `next`."""
+        """One step, given A times `next`, which is not changed."""
         v = self.next
         if self.steps:
             self.off_diagonal.append(self.residual)
@@ -180,7 +181,9 @@ class Process:
         # One pass leaves what rounding has left of the basis in r, which matters where r is
         # short; a second one removes it ("twice is enough", Parlett 1998, section 6.9).
         for _ in range(2):
-            r = r - basis.T @ (basis @ r)
+            within = basis.T @ (basis @ r)
+            r = within.neg_().add_(r)  # r - within, in the memory of the latter
+        del within
         self.residual = _norm(r)
         # A remainder of a few roundings of the largest product is nothing but rounding: the
         # basis spans an invariant subspace.
@@ -188,7 +191,11 @@ class Process:
         if spanned or self.steps == len(v):
             self.residual = 0.0
         else:
-            self.next = r / self.residual
+            self.next = r.div_(self.residual)
+
+    def give_up(self) -> None:
+        """Free the vectors: what is known so far stays, and no further step can be taken."""
+        self.basis, self.next = self.basis[:0].clone(), self.next[:0].clone()
 
     def result(self) -> Lanczos:
         """What is known so far."""
