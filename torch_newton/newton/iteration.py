@@ -16,7 +16,6 @@ from ..autodiff.products import (
     nodes_of,
     plain_gradient,
 )
-from ..autodiff.verification import Verdict, WrongHessianError
 from ..closure.accumulation import BackwardCalls
 from ..closure.evaluator import Evaluator
 from ..closure.start import Start, refuse_counting, start
@@ -29,6 +28,7 @@ from ..warning import Once
 from .batches import keep_step
 from .convergence import Rest
 from .exact_cost import cost_in_gradients
+from .hessian_test import tested
 from .memory import Memory, SystemMemory
 from .next_batch import left, looked_at, met
 from .next_factor import rows_to_propose
@@ -39,7 +39,7 @@ from .quadratic_model import QuadraticModel
 from .selection import Systems, plan, possible, select
 from .stochastic import StochasticIteration
 from .trust_region import TrustRegionSearch
-from .verification import Verified, kind_of, no_potential, wrong
+from .verification import Verified
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ class Iteration:
         at = self._linearize(begin)
         systems = possible(self.options, at)
         system = planned if planned in systems else select(self.memory, systems)
-        verified = self._verified(at) if system.exact else self.memory.verified
+        verified = self.memory.verified
+        # At rest nothing depends on the test, and it would wait for the next step.
+        if system.exact and self.twice and self.options.hvp == "auto" and not self._resting:
+            verified = tested(verified, at, self.once)
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
         step, direction, known, rest = self._search(system, systems[system], at, model)
@@ -142,24 +145,6 @@ class Iteration:
             max_memory=self.options.max_memory,
             proposed=self.memory.pivots,
         )
-
-    def _verified(self, at: Linearization) -> Verified:
-        """The memory of the tests of the Hessian, after one where it is due.
-
-        Raises:
-            WrongHessianError: the Hessian is wrong.
-        """
-        known = self.memory.verified
-        if not (self.twice and self.options.hvp == "auto") or self.memory.resting:
-            return known  # at rest nothing depends on it, and it would wait for the next one
-        graph = kind_of(at.start.graph)
-        if known.due(graph):
-            verdict = at.verdict()
-            if verdict is Verdict.WRONG:
-                raise WrongHessianError(wrong(at.start.graph))
-            if verdict is Verdict.NO_POTENTIAL:
-                self.once("no potential", no_potential(at.start.graph))
-        return known.after(graph)
 
     def _scaling(self, at: Linearization) -> Scaling | None:
         """D of the Jacobian at hand, not smaller than it has been."""
