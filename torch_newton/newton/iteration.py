@@ -101,7 +101,7 @@ class Iteration:
         system = planned if planned in systems else select(self.memory, systems)
         verified = self.memory.verified
         # At rest nothing depends on the test, and it would wait for the next step.
-        if system.exact and self.twice and self.options.hvp == "auto" and not self._resting:
+        if system.exact and self.twice and self.options.hvp == "auto" and not self.memory.resting:
             verified = tested(verified, at, self.once)
         scaling = self._scaling(at) if system.scaled else None
         model = QuadraticModel.of(systems[system], at, scaling)
