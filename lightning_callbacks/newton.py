@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_newton import LinearOperator, Observation, RegNewton, Step, hessian
+from torch_newton import (
+    Adaptive,
+    DampingContext,
+    LinearOperator,
+    Observation,
+    RegNewton,
+    Step,
+    hessian,
+    width,
+)
 from torch_newton.autodiff.finite_difference import gradient_alone
 from torch_newton.preconditioners.scaling import Scaling
 
@@ -35,6 +44,13 @@ def last_step(optimizers: Optimizers) -> tuple[RegNewton, Step] | None:
         if isinstance(optimizer, RegNewton) and optimizer.last_step is not None:
             return optimizer, optimizer.last_step
     return None
+
+
+def first_damping(newton: RegNewton | None, params: Sequence[Tensor], s: float) -> float:
+    """Lambda at which the damping rule of `newton`, `Adaptive` for None, begins at curvature s."""
+    n = width(params) if newton is None else newton.options.width or width(params)
+    rule = Adaptive() if newton is None else newton.options.damping
+    return rule(None, DampingContext(s, n, torch.finfo(params[0].dtype).eps))
 
 
 def last_scaling(optimizers: Optimizers, params: Sequence[Tensor]) -> Tensor | None:

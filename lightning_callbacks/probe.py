@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_newton import Adaptive, DampingContext, width
 from torch_newton.autodiff.finite_difference import gradient_alone
 from torch_newton.autodiff.nodes import custom_classes
 from torch_newton.autodiff.products import nodes_of
@@ -26,7 +25,7 @@ from .isolation import SEED, undisturbed
 from .jacobian import Rows, Warn, jacobian_given, jacobian_in
 from .kernel_products import KernelProducts, products_of_loss, products_of_outputs
 from .manual import loss_of_optimizer
-from .newton import Optimizers, last_scaling, last_step, newton_among
+from .newton import Optimizers, first_damping, last_scaling, last_step, newton_among
 from .outcomes import MovedError
 from .point import Point
 from .second_order import Derivatives, Evaluation, as_vector, differentiable_twice, moved_by
@@ -269,12 +268,7 @@ class Probe:
             s = float(truediv(*lengths))
             if s > 0 and math.isfinite(s):
                 self.scales[index] = s
-        params = point.params
-        n = width(params) if newton is None else newton.options.width or width(params)
-        rule = Adaptive() if newton is None else newton.options.damping
-        return rule(
-            None, DampingContext(self.scales.get(index, 1.0), n, torch.finfo(params[0].dtype).eps)
-        )
+        return first_damping(newton, point.params, self.scales.get(index, 1.0))
 
     def _jacobian(
         self, trainer: Any, module: Any, loss: Tensor, params: Sequence[Tensor], passes: float

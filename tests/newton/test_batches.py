@@ -93,8 +93,8 @@ def test_the_other_kind_is_tried_again_after_ever_longer_times() -> None:
 
 def test_exact_steps_that_are_too_dear_are_not_tried_until_they_are_paid_for() -> None:
     cost = 2 * SHARE * HORIZON / SHORTEST
-    found = steps(Contest(), {EXACT: 9.0, KRONECKER: 0.1}, cost, 1000)
-    first = next(i for i in range(1, 1000) if found[i].kind == EXACT)
+    found = steps(Contest(), {EXACT: 9.0, KRONECKER: 0.1}, cost, 3000)
+    first = next(i for i in range(1, 3000) if found[i].kind == EXACT)
     assert all(c.kind == KRONECKER for c in found[:first])
     assert SHARE * (found[first].spent + HORIZON) >= SHORTEST * cost
 
@@ -267,3 +267,21 @@ def test_a_loss_without_factors_goes_on_with_exact_steps() -> None:
     assert loop.optimizer.last_step is not None
     assert loop.optimizer.last_step.path is not Path.KRONECKER
     assert math.isfinite(loop.optimizer.last_step.loss_after)
+
+
+def test_exact_steps_in_use_make_no_place_for_what_does_nothing() -> None:
+    used = Contest(EXACT, length=10**6, trial=False, rates={KRONECKER: 0.0, EXACT: 0.1})
+    for along, kind in ((0.0005, EXACT), (0.05, KRONECKER)):
+        gains = {EXACT: -0.002, KRONECKER: along}
+        found = steps(used, gains, 5.0, JUDGED + TRIAL + 3)
+        assert [c.kind for c in found].count(KRONECKER) >= TRIAL
+        assert (found[-1].kind, found[-1].trial) == (kind, False)
+
+
+def test_clearly_better_exact_steps_stay_longer() -> None:
+    def length(along: float) -> int:
+        found = steps(Contest(), {EXACT: 0.5, KRONECKER: along}, 5.0, 2 * TRIAL)
+        assert found[-1].kind == EXACT
+        return found[-1].length
+
+    assert length(0.02) == 4 * length(0.2)
