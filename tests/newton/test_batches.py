@@ -105,7 +105,7 @@ def test_trials_of_exact_steps_cost_no_more_than_their_share_in_all() -> None:
 
 
 def test_exact_steps_in_use_that_gain_nothing_any_more_are_left() -> None:
-    used = Contest(EXACT, length=10**6, trial=False, rates={KRONECKER: 0.01, EXACT: 1.0})
+    used = Contest(EXACT, length=4 * JUDGED, trial=False, rates={KRONECKER: 0.01, EXACT: 1.0})
     found = steps(used, {EXACT: -1.0, KRONECKER: 0.0}, 4.0, JUDGED + 2)
     assert found[-1].kind == KRONECKER
 
@@ -270,7 +270,7 @@ def test_a_loss_without_factors_goes_on_with_exact_steps() -> None:
 
 
 def test_exact_steps_in_use_make_no_place_for_what_does_nothing() -> None:
-    used = Contest(EXACT, length=10**6, trial=False, rates={KRONECKER: 0.0, EXACT: 0.1})
+    used = Contest(EXACT, length=4 * JUDGED, trial=False, rates={KRONECKER: 0.0, EXACT: 0.1})
     for along, kind in ((0.0005, EXACT), (0.05, KRONECKER)):
         gains = {EXACT: -0.002, KRONECKER: along}
         found = steps(used, gains, 5.0, JUDGED + TRIAL + 3)

@@ -140,10 +140,13 @@ class Contest:
 
     @property
     def _lost(self) -> bool:
-        """Whether exact steps in use gain less by now than others did."""
+        """Whether exact steps in use gain less by now than others did.
+
+        That is said after a quarter of the phase, since the gain of a single step is mostly noise
+        where a batch has few rows.
+        """
         rate = self.rates.get(EXACT, 0.0)
-        enough = self.measured >= JUDGED * 2**self.trials
-        return enough and rate < self.rates.get(KRONECKER, 0.0)
+        return 4 * self.measured >= self.length and rate < self.rates.get(KRONECKER, 0.0)
 
     def _ended(self) -> Contest:
         other = EXACT if self.kind == KRONECKER else KRONECKER
