@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..linalg.flat import flatten
 from ..linalg.operators import LinearOperator, symmetric
+from ..linalg.precision import at_least_single, solving_dtype
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,16 @@ class WeightDecay:
         return self.diagonal * self.point
 
     def loss(self, direction: Tensor | None = None) -> float:
-        """The term itself at theta plus `direction`; at theta where that is None.
-
-        Summed in double precision, in which the loss that it is added to is compared, too.
-        """
+        """The term itself at theta plus `direction`; at theta where that is None."""
         theta = self.point if direction is None else self.point + direction.to(self.point)
         return 0.5 * self.along(theta)
 
     def along(self, direction: Tensor) -> float:
-        """d^T W d, a number."""
+        """d^T W d, a number, summed in double precision where the device has it."""
+        kind = at_least_single(solving_dtype(direction.dtype, direction.device))
         pieces = direction.split_with_sizes([param.numel() for param in self.like])
-        squares = [torch.linalg.vector_norm(d, dtype=torch.float64).square() for d in pieces]
-        weights = torch.tensor(self.weights, dtype=torch.float64, device=direction.device)
+        squares = [torch.linalg.vector_norm(d, dtype=kind).square() for d in pieces]
+        weights = torch.tensor(self.weights, dtype=kind, device=direction.device)
         return float(weights @ torch.stack(squares))
 
     def curvature(self, A: LinearOperator) -> LinearOperator:
