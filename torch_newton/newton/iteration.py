@@ -28,7 +28,7 @@ from ..warning import Once
 from .batches import keep_step
 from .convergence import Rest
 from .exact_cost import cost_in_gradients
-from .hessian_test import tested
+from .hessian_check import tested
 from .memory import Memory, SystemMemory
 from .next_batch import left, looked_at, met
 from .next_factor import rows_to_propose
