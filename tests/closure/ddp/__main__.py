@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.closure.ddp.training import SOLVED, apart
 
 def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    # A shell has what it starts in the background ignore interrupts, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
