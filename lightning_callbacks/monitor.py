@@ -138,8 +138,9 @@ class CurvatureMonitor(Callback):
     **When the first numbers come.** The first measurement waits until 15 training steps' time is
     allowed, at step 167 by default, and begins with the Hessian. Its numbers take at least the loss
     and its gradient with a graph (one to four training steps) and three products (two to five
-    each): within some 300 steps of the benchmark's six smaller networks, with the wide bounds that
-    two Lanczos steps leave. Then follow the other quantities, by the least that each takes; only
+    each): by step 186 for six of the benchmark's eight networks on two quiet cores, 400 for the
+    dense one of a million parameters, and later than 240 for the ResNet-18, with the wide bounds
+    that two Lanczos steps leave. Then follow the other quantities, by the least that each takes; only
     when each has a number the next measurement begins, with more products. No order of work can be
     faster than what all this takes over `max_overhead`.
 
