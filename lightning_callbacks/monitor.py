@@ -140,9 +140,9 @@ class CurvatureMonitor(Callback):
     and its gradient with a graph (one to four training steps) and three products (two to five
     each): by step 186 for six of the benchmark's eight networks on two quiet cores, 400 for the
     dense one of a million parameters, and later than 240 for the ResNet-18, with the wide bounds
-    that two Lanczos steps leave. Then follow the other quantities, by the least that each takes; only
-    when each has a number the next measurement begins, with more products. No order of work can be
-    faster than what all this takes over `max_overhead`.
+    that two Lanczos steps leave. Then follow the other quantities, by the least that each takes;
+    only when each has a number the next measurement begins, with more products. No order of work
+    can be faster than what all this takes over `max_overhead`.
 
     **Spread.** What does not fit in one pause goes on at later steps, with the parameters, buffers,
     batch and random numbers of the step at which it began. Each number is logged when it is
