@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.helpers import mlp, randn
-from torch_newton import RegNewton
+from torch_newton import RegNewton, find_residuals
+from torch_newton.linalg.flat import spread
+from torch_newton.preconditioners.function_space import function_space
+from torch_newton.preconditioners.weighted_inverse import weighted_inverse
 from torch_newton.step import Path
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -249,3 +252,20 @@ def test_iterative_solves_with_a_factor_of_low_rank() -> None:
     assert step.path is Path.LOW_RANK
     train(twin, loss, weights, curvature="gauss_newton", damping=step.damping)
     assert torch.allclose(flat(model), flat(twin), rtol=0, atol=1e-8)
+
+
+def test_single_precision_rows_are_weighted_in_the_precision_of_the_solve() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 30), nn.Tanh(), nn.Linear(30, 1)).float()
+    x = torch.randn(20, 3, dtype=torch.float32)
+    params = list(net.parameters())
+    space = function_space(find_residuals(net(x).square().mean()), params)
+    assert space is not None
+    assert space.dtype is torch.float64
+    weights = [3e-4, 1e-4, 3e-4, 1e-4]
+    inverse, exact = weighted_inverse(space, 1e-4, weights, None)
+    J, E = space.jacobian.dense(), 1e-4 + spread(weights, params, torch.float64)
+    expected = -torch.linalg.solve(J.T @ J + torch.diag(E), space.gradient)
+    assert exact
+    found, _ = inverse.step(space.gradient)
+    assert float((found - expected).norm()) <= 1e-11 * float(expected.norm())

@@ -20,7 +20,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..linalg.flat import flatten
+from ..linalg.flat import spread
 from ..linalg.operators import LinearOperator, symmetric
 from ..linalg.precision import at_least_single, solving_dtype
 
@@ -42,8 +42,7 @@ class WeightDecay:
     @cached_property
     def diagonal(self) -> Tensor:
         """W, P entries."""
-        pairs = zip(self.weights, self.like, strict=True)
-        return flatten(torch.full_like(param, weight).detach() for weight, param in pairs)
+        return spread(self.weights, self.like)
 
     @property
     def gradient(self) -> Tensor:

@@ -22,6 +22,23 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([t if t.ndim == 1 else t.reshape(-1) for t in tensors])
 
 
+def spread(
+    values: Sequence[float], like: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> Tensor:
+    """A number for each tensor as a vector with one entry for each of the tensors' entries.
+
+    >>> spread([1.0, 2.0], [torch.eye(2), torch.zeros(1)])
+    tensor([1., 1., 1., 1., 2.])
+
+    Args:
+        values: one for each tensor.
+        like: the tensors.
+        dtype: of the vector; theirs if none is given.
+    """
+    pairs = zip(values, like, strict=True)
+    return torch.cat([t.new_full((t.numel(),), value, dtype=dtype) for value, t in pairs])
+
+
 def norm(vector: Tensor) -> float:
     """The Euclidean length of a vector, as a number."""
     return float(torch.linalg.vector_norm(vector))

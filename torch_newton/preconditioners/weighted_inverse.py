@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..linalg.factor import Factor
 from ..linalg.factored_jacobian import FactoredJacobian
+from ..linalg.flat import spread
 from ..linalg.operators import LinearOperator, congruent
 from .damped_inverse import DampedInverse, cholesky
 from .function_space import FunctionSpace
@@ -40,23 +41,22 @@ class Weights:
     Attributes:
         roots: of each parameter.
         like: the parameters.
+        dtype: that of the rows. In a lower precision the vector would be of another E than theirs,
+            and what it leaves outside the range of J^T would be divided by E.
     """
 
     roots: Sequence[float | Part]
     like: Sequence[Tensor]
+    dtype: torch.dtype
 
     @cached_property
     def vector(self) -> Tensor:
         """Its diagonal, P entries."""
-        pairs = zip(self.roots, self.like, strict=True)
-        return torch.cat(
-            [
-                torch.full_like(param, root).detach().reshape(-1)
-                if isinstance(root, float)
-                else expanded(root)
-                for root, param in pairs
-            ]
-        )
+        pieces = [
+            spread([root], [param], self.dtype) if isinstance(root, float) else expanded(root)
+            for root, param in zip(self.roots, self.like, strict=True)
+        ]
+        return torch.cat(pieces)
 
     def apply(self, jacobian: FactoredJacobian) -> FactoredJacobian:
         """J E^{-1/2}."""
@@ -121,30 +121,26 @@ def weighted_inverse(
     if scaling is None and len(set(weights)) == 1:
         return space.at(damping + weights[0]), True
     if not space.dual:
-        W = _diagonal(weights, space.jacobian.like)
+        W = spread(weights, space.jacobian.like, space.dtype)
         W = W if scaling is None else scaling.vector.square() * W
-        gram = space.gram + torch.diag(W.to(space.gram))
+        gram = space.gram + torch.diag(W)
         if space.shift is not None:
             gram = gram + torch.diag(space.shift)
         return DampedInverse(space, damping, cholesky(gram, damping)), True
     parts = [None] * len(weights) if scaling is None else scaling.roots
     pairs = zip(parts, weights, strict=True)
-    variables = Weights([_root(part, w, damping) for part, w in pairs], space.jacobian.like)
+    roots = [_root(part, w, damping, space.dtype) for part, w in pairs]
+    variables = Weights(roots, space.jacobian.like, space.dtype)
     exact = all(part is None or len(part) == 1 for part in parts)
-    root = variables.vector.to(space.dtype)
-    return WeightedInverse(space, damping, space.scaled(variables).at(1.0), root), exact
+    inner = space.scaled(variables).at(1.0)
+    return WeightedInverse(space, damping, inner, variables.vector), exact
 
 
-def _diagonal(weights: Sequence[float], like: Sequence[Tensor]) -> Tensor:
-    """W, P entries."""
-    pairs = zip(weights, like, strict=True)
-    return torch.cat([torch.full_like(param, w).detach().reshape(-1) for w, param in pairs])
-
-
-def _root(part: Part | None, weight: float, damping: float) -> float | Part:
+def _root(part: Part | None, weight: float, damping: float, dtype: torch.dtype) -> float | Part:
     """(lambda + w D^{-1})^{-1/2} of one parameter, or of the product that stands for it."""
     if part is None:
         return 1 / math.sqrt(damping + weight)
+    part = tuple(root.to(dtype) for root in part)
     if len(part) == 1:
         return ((damping + weight * part[0].square()).rsqrt(),)
     a, b = (root.square() for root in part)
