@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.helpers import mlp, randn
+from tests.helpers import closure_of, mlp, randn
 from torch_newton import RegNewton, find_residuals
 from torch_newton.linalg.flat import spread
 from torch_newton.preconditioners.function_space import function_space
@@ -41,16 +41,6 @@ def groups(model: nn.Module, weights: Sequence[float]) -> list[dict[str, Any]]:
 def term(model: nn.Module, weights: Sequence[float]) -> Tensor:
     squares = [weights[0 if p.ndim > 1 else 1] / 2 * p.square().sum() for p in model.parameters()]
     return torch.stack(squares).sum()
-
-
-def closure_of(optimizer: RegNewton, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    return closure
 
 
 def train(

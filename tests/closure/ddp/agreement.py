@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.closure.ddp.problems import STEPS, flat, loss_of, network
+from tests.helpers import closure_of
 from torch_newton import RegNewton
 
 
@@ -42,14 +45,7 @@ def batch_norm(rank: int) -> list[Tensor]:
     model = DistributedDataParallel(inner)
     optimizer = RegNewton(model.parameters())
     for _ in range(STEPS):
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = loss_of("auto", model, rank)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(optimizer, partial(loss_of, "auto", model, rank)))
     return [flat(inner), inner[1].num_batches_tracked.clone()]
 
 
@@ -60,14 +56,7 @@ def kronecker(rank: int) -> list[Tensor]:
     optimizer = RegNewton(model.parameters(), curvature="kronecker")
     path = []
     for _ in range(18):  # enough for the factors to lower the loss well below its start
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = loss_of("uneven", model, rank)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(optimizer, partial(loss_of, "uneven", model, rank)))
         path.append(flat(inner))
     step = optimizer.last_step
     assert step is not None
