@@ -19,8 +19,8 @@ from .processes import Processes
 SAFETY = 1.5
 """How much longer than the longest of late a piece may take, and still end in its pause, at least.
 On a shared machine with two busy cores, times of the same product differed by up to a third; the
-rest is for what is done between the pieces. Where a
-piece of the run has been later than that, as late is reckoned with (`Allowance.with_reserve`)."""
+rest is for what is done between the pieces. Where a piece of the run has been later than that, as
+late is reckoned with (`Allowance.with_reserve`)."""
 
 BLOCK = 16
 """Columns of a matrix of which the time is taken, to learn what many products cost together."""
