@@ -34,7 +34,8 @@ alike."""
 
 PATIENCE = 20
 """Steps of the kind in use before the other is tried again; doubled at each trial, whatever came of
-it: where noise is all that the gains show, it alone would decide, again and again."""
+it, and longer still after a clear one (`CLEARLY`): where noise is all that the gains show, it alone
+would decide, again and again."""
 
 STILL, WANDERING = 5e-3, 0.05
 """Gain a step, in nats, below which steps along Kronecker factors do nothing that exact ones in use
