@@ -162,11 +162,12 @@ class CurvatureMonitor(Callback):
     Lanczos vectors, at most four such vectors above that of a gradient and a product with the
     Hessian alone, its graph and a copy of the batch included: copies of the parameters and of
     their gradients, which put the training back, H g, and one to work with; or eight before
-    the process begins. On the benchmark's seven networks that were measured it was 1 to 4 beside
-    the Lanczos vectors (``examples/benchmarks/monitor_memory.py``). More is
-    taken by the Jacobian of a kernel, where it is read; by ``"alignment"``, two vectors in double
-    precision for each term of the loss; up to 4,096 parameters by products that are taken four at
-    a time; and without a limit of time by the 120 vectors of four processes at once.
+    the process begins. On seven of the benchmark's eight networks it was 3.0 to 3.5 (of the
+    transformer the vectors of a kernel are much longer, and hide the rest:
+    ``examples/benchmarks/monitor_memory.py``). More is taken by the Jacobian of a kernel, where it
+    is read; by ``"alignment"``, two vectors in double precision for each term of the loss; up to
+    4,096 parameters by products that are taken four at a time; and without a limit of time by the
+    120 vectors of four processes at once.
 
     **Failures.** What is raised in a measurement becomes one warning, NaN is logged for the
     quantities concerned, and training goes on as without the monitor. Attention and recurrent
